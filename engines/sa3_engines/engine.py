@@ -1,0 +1,103 @@
+"""The seam: five graphs that every engine runs, numpy arrays in and out. It knows nothing of prompts, seeds or files.
+
+| graph     | in                                                                         | out                 |
+|-----------|----------------------------------------------------------------------------|---------------------|
+| `text`    | ids (B,n) int64, mask_bias (B,n), rope_cos, rope_sin                       | hidden (B,n,W)      |
+| `prepare` | context (B,S,W), global_cond (B,W), local (B,C+1,T or 1), rope_cos, rope_sin, [context_bias (B,S), key_bias, value_gate, out_gate (B,M+T)] | what `step` takes besides x and timestep: opaque, the engine's own |
+| `step`    | x (B,C,T), timestep (B,F), and all that `prepare` gave                     | velocity (B,C,T)    |
+| `encode`  | audio (B,2,N), rope_cos, rope_sin, [token_noise (B,n,1,D)]                 | latents (B,C,n)     |
+| `decode`  | latents (B,C,n), rope_cos, rope_sin, [frame_gate (B,n), token_noise (B,n,stride,D)] | audio (B,2,N) |
+
+Arrays are float32 unless said otherwise; names in brackets may be left out. B is the batch, T and n latents, M memory
+tokens. `prepare` does everything that does not change over the sampling steps; its results may live on a device and
+only mean something to the engine that made them. One frame of `local` stands for all: nothing is inpainted.
+Rotary tables and Fourier features come from `sa3_engines.tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from sa3_engines.config import ModelConfig
+
+if TYPE_CHECKING:
+    from sa3_engines.adapters import ActiveAdapter
+    from sa3_engines.models import Source
+
+GRAPHS = ("text", "prepare", "step", "encode", "decode")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+Inputs = Mapping[str, Any]
+Outputs = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """What an open engine is and can do; the pipeline asks before it plans."""
+
+    backend: str
+    device: str
+    precision: str
+    graphs: frozenset[str]
+    max_batch: int | None = None  # None: any
+    latents: tuple[int, ...] | None = None  # the ladder of latent lengths; None: any
+    token_noise: bool = True  # whether encode and decode can add the reference's noise
+    adapters: bool = False
+    versions: Mapping[str, str]
+
+
+class Engine(Protocol):
+    """An open model on one device."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def support(self) -> Support: ...
+    def constants(self) -> Mapping[str, np.ndarray]:
+        """The conditioners' own few weights, applied on the host: padding_embedding, seconds.weight, seconds.bias."""
+        ...
+
+    def run(self, graph: str, inputs: Inputs) -> Outputs: ...
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """An engine that can run with adapters. Setting them makes earlier `prepare` results stale."""
+
+    def adaptable(self) -> Mapping[str, tuple[int, int]]:
+        """The transformer's modules an adapter may change, named as adapters name them, and their (out, in)."""
+        ...
+
+    def set_adapters(self, adapters: Sequence[ActiveAdapter]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to open a model. `auto` leaves the choice to the backend, which then says what it took."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+
+
+class Backend(Protocol):
+    """One file per backend, found by name. Its SDK is imported inside the methods only."""
+
+    name: str
+
+    def why_not(self, device: str = "auto") -> str | None:
+        """None when usable here; else a reason fit to show a user, with the fix."""
+        ...
+
+    def why_not_open(self, source: Source) -> str | None:
+        """None when this kind of model (checkpoint, bundle, random) can be opened; else why not."""
+        ...
+
+    def open(self, source: Source, options: Options) -> Engine: ...
+    def versions(self) -> Mapping[str, str]: ...
+    def devices(self) -> Sequence[str]: ...

@@ -1,0 +1,232 @@
+"""Where a model is: a name, a folder, a hub repository or `random:NAME[:SEED]` becomes a `Source`.
+
+Downloads when it must, and only here. It reads configurations, never weights.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sa3_engines import config as configs
+from sa3_engines.config import ModelConfig
+from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
+
+CONFIG, WEIGHTS, MANIFEST = "model_config.json", "model.safetensors", "manifest.json"
+TEXT_FILES = ("config.json", WEIGHTS, "tokenizer.json")
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """A model people know by name."""
+
+    name: str
+    repo: str
+    released: str  # which built-in configuration
+    autoencoder: str
+    about: str
+    seconds: int = 0
+    gated: bool = False
+
+
+_REPO = "stabilityai/stable-audio-3-"
+RELEASED: Mapping[str, Released] = {
+    m.name: m
+    for m in (
+        Released(name="small-music", repo=_REPO + "small-music", released="small", autoencoder="same-s", seconds=120,
+                 about="music, made for a CPU; 8 steps", gated=True),
+        Released(name="small-sfx", repo=_REPO + "small-sfx", released="small", autoencoder="same-s", seconds=120,
+                 about="sound effects, made for a CPU; 8 steps", gated=True),
+        Released(name="medium", repo=_REPO + "medium", released="medium", autoencoder="same-l", seconds=380,
+                 about="music and sound, made for a GPU; 8 steps", gated=True),
+        Released(name="small-music-base", repo=_REPO + "small-music-base", released="small-base",
+                 autoencoder="same-s", seconds=120, about="before post-training: about 50 steps, cfg about 7"),
+        Released(name="small-sfx-base", repo=_REPO + "small-sfx-base", released="small-base",
+                 autoencoder="same-s", seconds=120, about="before post-training: about 50 steps, cfg about 7"),
+        Released(name="medium-base", repo=_REPO + "medium-base", released="medium-base",
+                 autoencoder="same-l", seconds=380, about="before post-training: about 50 steps, cfg about 7"),
+        Released(name="same-s", repo="stabilityai/SAME-S", released="same-s", autoencoder="same-s",
+                 about="the autoencoder of the small models alone"),
+        Released(name="same-l", repo="stabilityai/SAME-L", released="same-l", autoencoder="same-l",
+                 about="the autoencoder of the medium models alone"),
+    )
+}  # fmt: skip
+ALIASES = {
+    "small": "small-music",
+    "small-rf": "small-music-base",
+    "medium-rf": "medium-base",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A located model. `folder` is None only for random weights."""
+
+    name: str
+    config: ModelConfig
+    folder: Path | None = None
+    text_folder: Path | None = None
+    seed: int | None = None  # of random weights
+    repo: str | None = None
+    revision: str | None = None
+
+    @property
+    def has_graphs(self) -> bool:
+        return self.folder is not None and (self.folder / MANIFEST).is_file()
+
+    @property
+    def has_weights(self) -> bool:
+        return self.folder is not None and (self.folder / WEIGHTS).is_file()
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The tokenizer's file, or None where there is none and a stand-in has to do."""
+        if self.text_folder is None:
+            return None
+        path = self.text_folder / "tokenizer.json"
+        return path if path.is_file() else None
+
+
+def locate(model: str, *, revision: str | None = None) -> Source:
+    """`nano`, a released name, `random:NAME[:SEED]`, a folder, or `owner/repository[/subfolder]` on the hub."""
+    if model.startswith("random:"):
+        return _random(model)
+    path = Path(model).expanduser()
+    name = ALIASES.get(model, model)
+    if name == "nano":
+        return from_folder(HERE / "nano", name="nano")
+    if name in RELEASED:
+        return _from_hub(RELEASED[name].repo, "", revision, name=name)
+    if path.is_dir():
+        return from_folder(path)
+    if path.is_file():
+        raise ModelNotFound(f"{model} is a file; a model is the folder that holds {CONFIG} and {WEIGHTS}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w./-]+)?", model) and not model.startswith((".", "/")):
+        owner, repo, *sub = model.split("/")
+        return _from_hub(f"{owner}/{repo}", "/".join(sub), revision, name=model)
+    known = ["nano", *RELEASED, *ALIASES]
+    near = difflib.get_close_matches(model, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ModelNotFound(
+        f"no model {model!r}{hint} Known: {', '.join(known)}; or a folder, owner/repository, random:NAME[:SEED]"
+    )
+
+
+def from_folder(
+    folder: Path, *, name: str | None = None, repo: str | None = None, revision: str | None = None
+) -> Source:
+    """A checkpoint or bundle folder, exactly as published."""
+    config_path = folder / CONFIG
+    if not config_path.is_file():
+        raise ModelNotFound(f"{folder} holds no {CONFIG}; a model is a folder with {CONFIG} and {WEIGHTS}")
+    raw = read_json(config_path)
+    text_raw, text_folder = None, None
+    if configs.is_full(raw):
+        wanted = configs.text_folder(raw)
+        # Mirrors keep one variant per subfolder, and some keep the text encoder once, beside them.
+        found = [f for f in (folder / wanted, folder.parent / wanted) if (f / "config.json").is_file()]
+        if not found:
+            raise CheckpointError(f"{folder}: the text encoder's folder {wanted}/ (with config.json) is missing")
+        text_folder = found[0]
+        text_raw = read_json(text_folder / "config.json")
+    return Source(
+        name=name or folder.resolve().name,
+        config=configs.parse(raw, text_raw),
+        folder=folder,
+        text_folder=text_folder,
+        repo=repo,
+        revision=revision,
+    )
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as e:
+        raise ModelNotFound(f"{path} cannot be read: {e.strerror}") from e
+    except ValueError as e:
+        raise CheckpointError(f"{path} is not JSON: {e}") from e
+
+
+@cache
+def released_config(name: str) -> ModelConfig:
+    """A built-in configuration by the name of a released model, or nano's."""
+    name = ALIASES.get(name, name)
+    if name == "nano":
+        return from_folder(HERE / "nano").config
+    if name not in RELEASED:
+        raise InvalidRequest(f"no built-in configuration {name!r}; choose from nano, {', '.join(RELEASED)}")
+    raw = read_json(HERE / "released" / f"{RELEASED[name].released}.json")
+    text = read_json(HERE / "released" / "t5gemma.json") if configs.is_full(raw) else None
+    return configs.parse(raw, text)
+
+
+def _random(model: str) -> Source:
+    _, name, *rest = model.split(":")
+    if len(rest) > 1 or (rest and not re.fullmatch(r"\d+", rest[0])):
+        raise InvalidRequest(f"{model!r}: write random:NAME or random:NAME:SEED, SEED a whole number from 0 up")
+    return Source(name=model, config=released_config(name), seed=int(rest[0]) if rest else 0)
+
+
+def _from_hub(repo: str, subfolder: str, revision: str | None, *, name: str) -> Source:
+    wanted = RELEASED.get(name)
+    if wanted and not configs.is_full(read_json(HERE / "released" / f"{wanted.released}.json")):
+        cached = _cached_autoencoder(wanted, revision)
+        if cached is not None:
+            return cached
+    prefix = f"{subfolder}/" if subfolder else ""
+    patterns = [f"{prefix}{CONFIG}", f"{prefix}{WEIGHTS}", f"{prefix}{MANIFEST}", f"{prefix}*.onnx"]
+    patterns += [f"{place}t5gemma-b-b-ul2/{file}" for place in {"", prefix} for file in TEXT_FILES]
+    root = _download(repo, revision, patterns)
+    return from_folder(root / subfolder, name=name, repo=repo, revision=root.name)
+
+
+def _cached_autoencoder(wanted: Released, revision: str | None) -> Source | None:
+    """A standalone autoencoder out of a full checkpoint that is already here, instead of downloading it again."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(wanted.repo, WEIGHTS, revision=revision), str):
+        return None
+    for full in RELEASED.values():
+        if full.autoencoder != wanted.autoencoder or full.name == wanted.name:
+            continue
+        weights = try_to_load_from_cache(full.repo, WEIGHTS)
+        if isinstance(weights, str) and (Path(weights).parent / CONFIG).is_file():
+            folder = Path(weights).parent
+            config = configs.parse(read_json(folder / CONFIG))
+            alone = ModelConfig(autoencoder=config.autoencoder, align_latents=config.align_latents, raw=config.raw)
+            return Source(name=wanted.name, config=alone, folder=folder, repo=full.repo, revision=folder.name)
+    return None
+
+
+def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    """A snapshot's folder; its name is the commit. Offline mode (HF_HUB_OFFLINE) is the hub client's to honour."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{repo}"
+    at = f" at revision {revision}" if revision else ""
+    try:
+        return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except errors.GatedRepoError as e:
+        raise ModelNotFound(
+            f"{repo} is gated: open {page}, accept its licence, then run `hf auth login` (or set HF_TOKEN) and try again"
+        ) from e
+    except errors.RevisionNotFoundError as e:
+        raise ModelNotFound(f"{repo} has no revision {revision!r}; see {page}/commits") from e
+    except errors.RepositoryNotFoundError as e:
+        raise ModelNotFound(f"{repo} does not exist on the hub, or it is private and this machine is not logged in") from e
+    except errors.LocalEntryNotFoundError as e:
+        raise ModelNotFound(
+            f"{repo}{at} is not in the local cache and the hub cannot be reached (offline mode, or no network); "
+            f"pass a local folder, or connect once"
+        ) from e
+    except (errors.HfHubHTTPError, OSError) as e:
+        raise ModelNotFound(f"{repo}{at} could not be downloaded: {e}") from e

@@ -1,0 +1,1 @@
+"""Prompt to finished audio, in numpy. No torch, no HTTP."""

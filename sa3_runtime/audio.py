@@ -1,0 +1,302 @@
+"""Sound in and out: any file libsndfile reads or any array, and wav, flac, mp3, ogg and opus files."""
+
+import io
+import os
+import struct
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import soundfile as sf
+from sa3_engines.errors import AudioFileError, InvalidRequest
+
+from sa3_runtime import resample, tags
+from sa3_runtime.files import check_writable as check_writable
+from sa3_runtime.files import write_atomic
+
+Bits = Literal["16", "24", "32f"]
+
+MAX_RATE = 1_000_000
+MAX_CHANNELS = 32  # of an array; more means that its axes are the other way round
+BLOCK = 1 << 16  # frames per call; libsndfile's Vorbis encoder crashes on minutes at once
+READABLE = "wav, flac, ogg, opus, mp3, aiff, caf, w64, rf64 and au"
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    samples: np.ndarray  # float32, (channels, n), full scale at 1
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return self.samples.shape[-1] / self.rate
+
+
+# Reading
+
+
+def read(path: str | os.PathLike[str], seconds: float | None = None) -> Sound:
+    """The file, or its first `seconds`. Of a file cut short comes what can be decoded, if its format allows that."""
+    name = repr(os.fspath(path))
+    with _opened(path) as file:
+        left = None if seconds is None else ceil(seconds * file.samplerate)
+        blocks: list[np.ndarray] = []
+        # In blocks, because a header may promise more than the file has, or than fits in memory.
+        while left is None or left > 0:
+            block = file.read(BLOCK if left is None else min(BLOCK, left), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            blocks.append(block)
+            left = None if left is None else left - len(block)
+        rate = file.samplerate
+    if not blocks:
+        raise AudioFileError(f"{name} holds no audio: its length is zero")
+    return _checked(np.concatenate(blocks).T, rate, name)
+
+
+def as_sound(value: object, name: str) -> Sound:
+    """`value` as a Sound: a path, a Sound, or audio with its rate, in either order (the rate is the integer).
+
+    Arrays are (n,) or (n, channels), as upstream takes them; tensors are (n,), (channels, n) or (1, channels, n).
+    An array whose second axis is over 32 long cannot be (n, channels), so it is taken as (channels, n).
+    """
+    if isinstance(value, Sound):
+        return _checked(value.samples, value.rate, name)
+    if isinstance(value, str | os.PathLike):
+        return read(cast("str | os.PathLike[str]", value))
+    pair = cast("tuple[object, ...]", tuple(value)) if isinstance(value, tuple | list) else ()
+    rates = [item for item in pair if isinstance(item, Integral) and type(item) is not bool]
+    if len(pair) != 2 or len(rates) != 1:
+        raise InvalidRequest(
+            f"{name} must be a path or a (rate, audio) pair whose rate is an integer, not {_described(value)}"
+        )
+    (audio,) = (item for item in pair if item is not rates[0])
+    return _checked(_channels_first(audio, name), int(rates[0]), name)
+
+
+def fit(samples: np.ndarray, length: int) -> np.ndarray:
+    """The first `length` samples, with silence after the end."""
+    short = max(0, length - samples.shape[-1])
+    return np.pad(samples[..., :length], [(0, 0)] * (samples.ndim - 1) + [(0, short)])
+
+
+def fix_channels(samples: np.ndarray, channels: int = 2) -> np.ndarray:
+    """The first `channels` of (channels, n); one channel is repeated."""
+    return np.repeat(samples, channels, axis=0) if len(samples) == 1 else samples[:channels]
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The tags among `tags.NAMES` that the file has."""
+    with _opened(path) as file:
+        found = file.copy_metadata()
+        riff = file.format in ("WAV", "WAVEX")
+    if riff:
+        return tags.read_riff_info(Path(path))
+    return {name: tags.without_library(text) for name, text in found.items() if name in tags.NAMES}
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Generator[sf.SoundFile]:
+    name = repr(os.fspath(path))
+    if Path(path).is_dir():
+        raise AudioFileError(f"{name} is a folder, not an audio file")
+    try:
+        with Path(path).open("rb"):  # libsndfile has one message for every reason
+            pass
+    except FileNotFoundError as e:
+        raise AudioFileError(f"there is no audio file {name}") from e
+    except (OSError, ValueError) as e:
+        raise AudioFileError(f"cannot read {name}: {getattr(e, 'strerror', None) or e}") from e
+    unusable = AudioFileError(
+        f"cannot read {name}: it is damaged or not one of {READABLE}; convert m4a, aac or video to wav first"
+    )
+    try:
+        file = sf.SoundFile(os.fspath(path))
+    except (sf.SoundFileError, TypeError) as e:  # TypeError: a .raw file, which says nothing about itself
+        raise unusable from e
+    try:
+        with file:
+            yield file
+    except sf.SoundFileError as e:
+        raise unusable from e
+
+
+def _channels_first(audio: object, name: str) -> np.ndarray:
+    tensor = hasattr(audio, "detach")
+    if tensor:
+        cpu = cast(Any, audio).detach().cpu()
+        # numpy has no bfloat16.
+        array = np.asarray((cpu.float() if cpu.is_floating_point() else cpu).numpy())
+    elif hasattr(audio, "__array__"):
+        array = np.asarray(cast(Any, audio))
+    else:
+        raise InvalidRequest(f"{name} must hold its audio as an array or tensor, not {_described(audio)}")
+    shape = array.shape
+    if array.ndim == 3 and len(array) == 1:
+        array = array[0]
+    if array.ndim == 1:
+        array = array[None]
+    elif array.ndim == 2 and not tensor and array.shape[1] <= MAX_CHANNELS:
+        array = array.T
+    if array.ndim != 2 or (array.shape[0] > MAX_CHANNELS and array.size):
+        expected = "(channels, n)" if tensor else "(n,), (n, channels) or (channels, n)"
+        raise InvalidRequest(f"{name} has shape {shape}; expected {expected} with at most {MAX_CHANNELS} channels")
+    return _full_scale(array, name)
+
+
+def _full_scale(array: np.ndarray, name: str) -> np.ndarray:
+    match array.dtype.kind, array.dtype.itemsize:
+        case "f", _:
+            with np.errstate(over="ignore"):  # becomes inf, which is refused by name
+                return array.astype(np.float32, copy=False)
+        case ("i", 2) | ("i", 4):
+            return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+        case "u", 1:
+            return (array.astype(np.float32) - 128) / 128
+        case _:
+            raise InvalidRequest(f"{name} has {array.dtype} samples; expected float, int16, int32 or uint8")
+
+
+def _checked(samples: np.ndarray, rate: int, name: str) -> Sound:
+    if not 1 <= rate <= MAX_RATE:
+        raise InvalidRequest(f"{name} has a rate of {rate} Hz; expected 1 to {MAX_RATE}")
+    if samples.ndim != 2:
+        raise InvalidRequest(f"{name} has shape {samples.shape}; expected (channels, n)")
+    if not samples.size:
+        raise AudioFileError(f"{name} holds no audio: its length is zero")
+    if not np.isfinite(samples).all():
+        raise AudioFileError(f"{name} holds NaN or infinite samples")
+    return Sound(np.ascontiguousarray(samples, np.float32), int(rate))
+
+
+def _described(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return f"({', '.join(type(item).__name__ for item in cast('tuple[object, ...]', value)[:4])})"
+    return type(value).__name__
+
+
+# Writing
+
+
+@dataclass(frozen=True)
+class Format:
+    container: str
+    subtype: str
+    bits: tuple[Bits, ...] = ()  # () = lossy, so there is nothing to choose
+    rates: tuple[int, ...] = ()  # () = any
+    compression: float | None = None  # libsndfile's 0 (best) to 1
+
+
+FORMATS = {  # by suffix, without the dot
+    "wav": Format("WAV", "PCM_16", bits=("16", "24", "32f")),
+    "flac": Format("FLAC", "PCM_16", bits=("16", "24")),
+    "mp3": Format(
+        "MP3",
+        "MPEG_LAYER_III",
+        rates=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+        compression=0.0,
+    ),
+    "ogg": Format("OGG", "VORBIS", compression=0.3),
+    "opus": Format("OGG", "OPUS", rates=(8000, 12000, 16000, 24000, 48000), compression=0.7),
+}
+
+
+def format_for(path: str | os.PathLike[str], format: str | None = None) -> str:
+    """The format asked for, else the one the suffix names; the two may not name different ones."""
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    chosen = suffix if format is None else format.lower().removeprefix(".")
+    if chosen not in FORMATS:
+        asked = f"{os.fspath(path)!r} has no known suffix" if format is None else f"unknown format {format!r}"
+        raise InvalidRequest(f"{asked}; choose from {', '.join(f'.{name}' for name in FORMATS)}")
+    if suffix in FORMATS and suffix != chosen:
+        raise InvalidRequest(f"{os.fspath(path)!r} ends in .{suffix} but the format asked for is {chosen}")
+    return chosen
+
+
+def encode(
+    sound: Sound,
+    format: str,
+    bits: Bits | None = None,
+    metadata: Mapping[str, str] | None = None,
+    dither: np.random.Generator | None = None,
+) -> bytes:
+    """The file as bytes. `bits` is for wav and flac (default 16); `dither` adds triangular noise of one step to those.
+
+    Opus holds 48, 24, 16, 12 or 8 kHz and mp3 nine rates up to 48 kHz: other rates are resampled to the next one up,
+    so 44.1 kHz becomes 48 kHz in opus. Samples over full scale are clipped, except in 32f.
+    """
+    made = FORMATS[format_for("", format)]
+    if bits is not None and bits not in made.bits:
+        choice = f"choose from {', '.join(made.bits)}" if made.bits else "it is lossy and has none to choose"
+        raise InvalidRequest(f"{format} has no bit depth {bits!r}: {choice}")
+    if not np.isfinite(sound.samples).all():
+        raise InvalidRequest("cannot write audio that holds NaN or infinite samples")
+    kept, samples, rate = tags.checked(metadata), sound.samples, sound.rate
+    if made.rates and rate not in made.rates:
+        rate = min((known for known in made.rates if known > rate), default=max(made.rates))
+        samples = resample.fast(samples, sound.rate, rate)
+    if bits != "32f":
+        samples = np.clip(samples, -1, 1)
+    frames = samples.T if bits == "32f" or not made.bits else _steps(samples.T, int(bits or 16), dither)
+    if made.container == "WAV":
+        return _wav(frames, rate, bits or "16", kept)
+    if made.container == "MP3":
+        return tags.id3(kept) + _libsndfile(frames, rate, made, made.subtype, {})
+    return _libsndfile(frames, rate, made, f"PCM_{bits}" if bits else made.subtype, kept)
+
+
+def write(
+    path: str | os.PathLike[str],
+    sound: Sound,
+    format: str | None = None,
+    bits: Bits | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    write_atomic(path, encode(sound, format_for(path, format), bits, metadata))
+
+
+def _steps(frames: np.ndarray, bits: int, dither: np.random.Generator | None) -> np.ndarray:
+    # The scale libsndfile reads with, so that what was read from a file of this depth is written bit for bit.
+    full = 1 << (bits - 1)
+    scaled = frames * np.float32(full)
+    if dither is not None:
+        scaled += dither.random(frames.shape, np.float32) - dither.random(frames.shape, np.float32)
+    steps = np.clip(np.rint(scaled), -full, full - 1)
+    return steps.astype("<i2" if bits == 16 else "<i4")
+
+
+def _wav(frames: np.ndarray, rate: int, bits: Bits, kept: Mapping[str, str]) -> bytes:
+    # Not libsndfile's: it stamps the time into float files, so equal sounds would make unequal files.
+    width, channels = {"16": 2, "24": 3, "32f": 4}[bits], frames.shape[1]
+    data = np.ascontiguousarray(frames, "<f4" if bits == "32f" else frames.dtype).tobytes()
+    if bits == "24":
+        data = np.frombuffer(data, np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    kind = (3 if bits == "32f" else 1, channels, rate, rate * channels * width, channels * width, 8 * width)
+    body = tags.riff_chunk("fmt ", struct.pack("<HHIIHH", *kind) + (b"\0\0" if bits == "32f" else b""))
+    if bits == "32f":
+        body += tags.riff_chunk("fact", struct.pack("<I", len(frames)))
+    body += tags.riff_info(kept)
+    if len(body) + len(data) > 0xFFFFFF00:
+        raise InvalidRequest("a wav file holds 4 GB; write flac, fewer bits or a shorter sound")
+    return tags.riff_chunk("RIFF", b"WAVE" + body + tags.riff_chunk("data", data))
+
+
+def _libsndfile(frames: np.ndarray, rate: int, made: Format, subtype: str, kept: Mapping[str, str]) -> bytes:
+    if subtype == "PCM_24":
+        frames = frames << 8  # libsndfile takes the upper bits of 32
+    out = io.BytesIO()
+    options: Any = {"format": made.container, "subtype": subtype, "compression_level": made.compression}
+    try:
+        with sf.SoundFile(out, "w", rate, frames.shape[1], **options) as file:
+            for name, text in kept.items():
+                setattr(file, name, text)
+            for start in range(0, len(frames), BLOCK):
+                file.write(np.ascontiguousarray(frames[start : start + BLOCK]))
+    except sf.SoundFileError as e:
+        raise InvalidRequest(f"{subtype} cannot hold {frames.shape[1]} channels at {rate} Hz") from e
+    return out.getvalue()
