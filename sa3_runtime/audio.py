@@ -7,7 +7,6 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,14 +14,14 @@ import numpy as np
 import soundfile as sf
 from sa3_engines.errors import AudioFileError, InvalidRequest
 
-from sa3_runtime import resample, tags
+from sa3_runtime import ogg, resample, tags
+from sa3_runtime.arrays import channels_first, described
 from sa3_runtime.files import check_writable as check_writable
 from sa3_runtime.files import write_atomic
 
 Bits = Literal["16", "24", "32f"]
 
 MAX_RATE = 1_000_000
-MAX_CHANNELS = 32  # of an array; more means that its axes are the other way round
 BLOCK = 1 << 16  # frames per call; libsndfile's Vorbis encoder crashes on minutes at once
 READABLE = "wav, flac, ogg, opus, mp3, aiff, caf, w64, rf64 and au"
 
@@ -70,13 +69,13 @@ def as_sound(value: object, name: str) -> Sound:
     if isinstance(value, str | os.PathLike):
         return read(cast("str | os.PathLike[str]", value))
     pair = cast("tuple[object, ...]", tuple(value)) if isinstance(value, tuple | list) else ()
-    rates = [item for item in pair if isinstance(item, Integral) and type(item) is not bool]
+    rates = [item for item in pair if isinstance(item, int | np.integer) and not isinstance(item, bool)]
     if len(pair) != 2 or len(rates) != 1:
         raise InvalidRequest(
-            f"{name} must be a path or a (rate, audio) pair whose rate is an integer, not {_described(value)}"
+            f"{name} must be a path or a (rate, audio) pair whose rate is an integer, not {described(value)}"
         )
     (audio,) = (item for item in pair if item is not rates[0])
-    return _checked(_channels_first(audio, name), int(rates[0]), name)
+    return _checked(channels_first(audio, name), int(rates[0]), name)
 
 
 def fit(samples: np.ndarray, length: int) -> np.ndarray:
@@ -103,13 +102,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Generator[sf.SoundFile]:
     name = repr(os.fspath(path))
-    if Path(path).is_dir():
-        raise AudioFileError(f"{name} is a folder, not an audio file")
     try:
         with Path(path).open("rb"):  # libsndfile has one message for every reason
             pass
     except FileNotFoundError as e:
         raise AudioFileError(f"there is no audio file {name}") from e
+    except IsADirectoryError as e:
+        raise AudioFileError(f"{name} is a folder, not an audio file") from e
     except (OSError, ValueError) as e:
         raise AudioFileError(f"cannot read {name}: {getattr(e, 'strerror', None) or e}") from e
     unusable = AudioFileError(
@@ -126,42 +125,6 @@ def _opened(path: str | os.PathLike[str]) -> Generator[sf.SoundFile]:
         raise unusable from e
 
 
-def _channels_first(audio: object, name: str) -> np.ndarray:
-    tensor = hasattr(audio, "detach")
-    if tensor:
-        cpu = cast(Any, audio).detach().cpu()
-        # numpy has no bfloat16.
-        array = np.asarray((cpu.float() if cpu.is_floating_point() else cpu).numpy())
-    elif hasattr(audio, "__array__"):
-        array = np.asarray(cast(Any, audio))
-    else:
-        raise InvalidRequest(f"{name} must hold its audio as an array or tensor, not {_described(audio)}")
-    shape = array.shape
-    if array.ndim == 3 and len(array) == 1:
-        array = array[0]
-    if array.ndim == 1:
-        array = array[None]
-    elif array.ndim == 2 and not tensor and array.shape[1] <= MAX_CHANNELS:
-        array = array.T
-    if array.ndim != 2 or (array.shape[0] > MAX_CHANNELS and array.size):
-        expected = "(channels, n)" if tensor else "(n,), (n, channels) or (channels, n)"
-        raise InvalidRequest(f"{name} has shape {shape}; expected {expected} with at most {MAX_CHANNELS} channels")
-    return _full_scale(array, name)
-
-
-def _full_scale(array: np.ndarray, name: str) -> np.ndarray:
-    match array.dtype.kind, array.dtype.itemsize:
-        case "f", _:
-            with np.errstate(over="ignore"):  # becomes inf, which is refused by name
-                return array.astype(np.float32, copy=False)
-        case ("i", 2) | ("i", 4):
-            return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
-        case "u", 1:
-            return (array.astype(np.float32) - 128) / 128
-        case _:
-            raise InvalidRequest(f"{name} has {array.dtype} samples; expected float, int16, int32 or uint8")
-
-
 def _checked(samples: np.ndarray, rate: int, name: str) -> Sound:
     if not 1 <= rate <= MAX_RATE:
         raise InvalidRequest(f"{name} has a rate of {rate} Hz; expected 1 to {MAX_RATE}")
@@ -172,12 +135,6 @@ def _checked(samples: np.ndarray, rate: int, name: str) -> Sound:
     if not np.isfinite(samples).all():
         raise AudioFileError(f"{name} holds NaN or infinite samples")
     return Sound(np.ascontiguousarray(samples, np.float32), int(rate))
-
-
-def _described(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return f"({', '.join(type(item).__name__ for item in cast('tuple[object, ...]', value)[:4])})"
-    return type(value).__name__
 
 
 # Writing
@@ -192,17 +149,17 @@ class Format:
     compression: float | None = None  # libsndfile's 0 (best) to 1
 
 
+# What libsndfile's encoders take. Those of mp3 and Vorbis also claim rates at which they break or crash.
+_MP3 = (16000, 22050, 24000, 32000, 44100, 48000)
+_VORBIS = (8000, 11025, 12000, *_MP3, 88200, 96000, 176400, 192000)
+_OPUS = (8000, 12000, 16000, 24000, 48000)
+
 FORMATS = {  # by suffix, without the dot
     "wav": Format("WAV", "PCM_16", bits=("16", "24", "32f")),
     "flac": Format("FLAC", "PCM_16", bits=("16", "24")),
-    "mp3": Format(
-        "MP3",
-        "MPEG_LAYER_III",
-        rates=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
-        compression=0.0,
-    ),
-    "ogg": Format("OGG", "VORBIS", compression=0.3),
-    "opus": Format("OGG", "OPUS", rates=(8000, 12000, 16000, 24000, 48000), compression=0.7),
+    "mp3": Format("MP3", "MPEG_LAYER_III", rates=_MP3, compression=0.0),
+    "ogg": Format("OGG", "VORBIS", rates=_VORBIS, compression=0.3),
+    "opus": Format("OGG", "OPUS", rates=_OPUS, compression=0.7),
 }
 
 
@@ -227,8 +184,8 @@ def encode(
 ) -> bytes:
     """The file as bytes. `bits` is for wav and flac (default 16); `dither` adds triangular noise of one step to those.
 
-    Opus holds 48, 24, 16, 12 or 8 kHz and mp3 nine rates up to 48 kHz: other rates are resampled to the next one up,
-    so 44.1 kHz becomes 48 kHz in opus. Samples over full scale are clipped, except in 32f.
+    The lossy formats hold some rates only; others are resampled to the next one up (or the highest), so that 44.1 kHz
+    becomes 48 kHz in opus. Samples over full scale are clipped, except in 32f.
     """
     made = FORMATS[format_for("", format)]
     if bits is not None and bits not in made.bits:
@@ -245,6 +202,9 @@ def encode(
     frames = samples.T if bits == "32f" or not made.bits else _steps(samples.T, int(bits or 16), dither)
     if made.container == "WAV":
         return _wav(frames, rate, bits or "16", kept)
+    if made.subtype == "OPUS":
+        long = ogg.padded(frames, rate)
+        return ogg.shortened(_libsndfile(long, rate, made, made.subtype, kept), len(long) - len(frames), rate)
     if made.container == "MP3":
         return tags.id3(kept) + _libsndfile(frames, rate, made, made.subtype, {})
     return _libsndfile(frames, rate, made, f"PCM_{bits}" if bits else made.subtype, kept)

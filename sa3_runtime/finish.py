@@ -11,8 +11,9 @@ from sa3_runtime.audio import MAX_RATE, Sound, fix_channels
 
 STEP = 16  # samples per gain point; between points the gain is a straight line
 OVERSAMPLING = 4
-REACH = 24  # samples each side that an in-between value is interpolated from
-ROWS = 4096  # steps per matrix product, to bound memory
+REACH = 64  # samples each side for a value between two; fewer misread more of what is close to Nyquist
+BETA = 6.0  # of the Kaiser window over them
+ROWS = 2048  # steps per matrix product, to bound memory
 AHEAD_SECONDS = 0.005
 RELEASE_SECONDS = 0.08
 MARGIN_DB = 0.05  # how far over its ceiling a pass may leave the peak before another one runs
@@ -70,29 +71,27 @@ def finish(sound: Sound, options: Finish) -> tuple[Sound, Report]:
 
 
 def _clamped(samples: np.ndarray) -> tuple[np.ndarray, float]:
-    over = np.count_nonzero(samples > 1) + np.count_nonzero(samples < -1)
+    over = int(np.count_nonzero(samples > 1)) + int(np.count_nonzero(samples < -1))
     return (np.clip(samples, -1, 1) if over else samples), over / max(1, samples.size)
 
 
 def _limited(samples: np.ndarray, peaks: np.ndarray, rate: int, ceiling: float) -> tuple[np.ndarray, float, float]:
     """Turned down around what is over the ceiling, all channels alike; elsewhere bit for bit as it was."""
-    total: np.ndarray | None = None
-    for _ in range(PASSES):
-        # A gain that moves shifts the values between samples a little, so the result is measured again.
-        if peaks.max(initial=0) <= ceiling * (1 if total is None else 10 ** (MARGIN_DB / 20)):
-            break
-        gain = _gain(peaks, rate, ceiling)
-        total = gain if total is None else total * gain
-        samples = _turned_down(samples, gain)
-        peaks = _peaks(samples)
-    else:
-        rest = np.float32(min(1.0, ceiling / float(peaks.max())))
-        assert total is not None
-        samples, total = samples * rest, total * rest
-    if total is None:
+    if peaks.max(initial=0) <= ceiling:
         return samples, 0.0, 1.0
+    total = np.ones(len(peaks) + 1, np.float32)
+    for _ in range(PASSES):
+        gain = _gain(peaks, rate, ceiling)
+        samples, total = _turned_down(samples, gain), total * gain
+        # A gain that moves shifts the values between samples a little, so the result is measured again.
+        peaks = _peaks(samples)
+        if peaks.max() <= ceiling * 10 ** (MARGIN_DB / 20):
+            break
+    else:
+        rest = np.float32(ceiling / peaks.max())
+        samples, total = samples * rest, total * rest
     touched = np.repeat((total[:-1] < 1) | (total[1:] < 1), STEP)[: samples.shape[1]]
-    return samples, float(touched.mean()), 1 / float(total.min())
+    return np.clip(samples, -ceiling, ceiling), float(touched.mean()), 1 / float(total.min())
 
 
 def _gain(peaks: np.ndarray, rate: int, ceiling: float) -> np.ndarray:
@@ -144,7 +143,7 @@ def _between() -> np.ndarray:
     at = np.arange(STEP)[:, None] + np.arange(1, OVERSAMPLING) / OVERSAMPLING
     lag = np.arange(-REACH, STEP + REACH)[:, None] - at.reshape(-1)
     inside = np.abs(lag) < REACH
-    window = np.i0(8 * np.sqrt(np.where(inside, 1 - (lag / REACH) ** 2, 0))) / np.i0(8)
+    window = np.i0(BETA * np.sqrt(np.where(inside, 1 - (lag / REACH) ** 2, 0))) / np.i0(BETA)
     return np.where(inside, np.sinc(lag) * window, 0).astype(np.float32)
 
 

@@ -48,4 +48,4 @@ def _distribution(key: str, name: str, shape: tuple[int, ...]) -> tuple[float, f
         return 0.0, 0.1
     if len(shape) < 2:
         return 0.0, 0.05  # biases, modulation
-    return 0.0, float(np.prod(shape[1:])) ** -0.5
+    return 0.0, max(1.0, float(np.prod(shape[1:]))) ** -0.5  # one released tensor has no elements

@@ -1,0 +1,65 @@
+"""Backends by name, and which one `auto` takes: the one a bundle was exported for first, then torch.
+
+A backend is one file here whose `BACKEND` is registered under the file's name, or an installed entry point
+(group `sa3.backends`). One that the user names works or raises; only `auto` tries the next, and says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import cast
+
+from sa3_engines.engine import Backend, Engine, Options
+from sa3_engines.errors import BackendUnavailable, InvalidRequest
+from sa3_engines.models import Source
+
+HERE = ("onnx",)
+FOR_TESTS = ("null",)
+# Engines that run exported graphs come first: a bundle was exported to be run. Torch runs any checkpoint.
+PREFERENCE = ("onnx", "torch")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was opened, and why not what comes before it."""
+
+    backend: str
+    refused: tuple[str, ...]
+
+
+@cache
+def names() -> tuple[str, ...]:
+    found = [*HERE, *(point.name for point in entry_points(group="sa3.backends"))]
+    return tuple(sorted(set(found), key=lambda n: PREFERENCE.index(n) if n in PREFERENCE else len(PREFERENCE)))
+
+
+def load(name: str) -> Backend:
+    if name in HERE or name in FOR_TESTS:
+        return cast("Backend", import_module(f"sa3_engines.{name}").BACKEND)
+    for point in entry_points(group="sa3.backends", name=name):
+        return cast("Backend", import_module(point.value).BACKEND)
+    raise InvalidRequest(f"no backend {name!r}; choose from auto, {', '.join(names())}")
+
+
+def open_engine(source: Source, backend: str = "auto", options: Options | None = None) -> tuple[Engine, Choice]:
+    options = options or Options()
+    if backend != "auto":
+        one = load(backend)
+        reason = one.why_not(options.device) or one.why_not_open(source)
+        if reason:
+            raise BackendUnavailable(f"backend {backend} cannot run {source.name}: {reason}")
+        return one.open(source, options), Choice(backend, ())
+    refused: list[str] = []
+    for name in names():
+        one = load(name)
+        reason = one.why_not(options.device) or one.why_not_open(source)
+        if reason is None:
+            try:
+                return one.open(source, options), Choice(name, tuple(refused))
+            except BackendUnavailable as e:  # a precision or device this one does not have
+                reason = str(e)
+        refused.append(f"{name}: {reason}")
+    raise BackendUnavailable(f"no backend can run {source.name}: " + "; ".join(refused))

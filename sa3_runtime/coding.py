@@ -1,0 +1,166 @@
+"""Audio to latents and back, in windows, so that memory does not grow with the length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sa3_engines import graphs
+from sa3_engines.config import ModelConfig, ResamplerConfig
+from sa3_engines.engine import Engine
+from sa3_engines.errors import BackendUnavailable, InvalidRequest
+from sa3_runtime.noise import Noise
+
+Array = np.ndarray
+Tick = Callable[[int, int], None]  # windows done, windows in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunking:
+    """Windows of `size` latents that overlap by `overlap`; each gives its middle, the ends give theirs too."""
+
+    size: int = 128
+    overlap: int = 32
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or not 0 <= self.overlap < self.size:
+            raise InvalidRequest(
+                f"chunks of {self.size} latents cannot overlap by {self.overlap}; the overlap must be smaller, the size 2 or more"
+            )
+
+    def windows(self, total: int) -> list[tuple[int, int, int]]:
+        """(start, first, end): a window starts at `start`, and what it gives is final from `first` to `end`.
+
+        The last window is anchored at the end; where two overlap, the later one's middle counts.
+        """
+        starts = list(range(0, total - self.size + 1, self.size - self.overlap))
+        if starts[-1] != total - self.size:
+            starts.append(total - self.size)
+        firsts = [0] + [start + self.overlap // 2 for start in starts[1:]]
+        # A window's own end, where it lies before the next one's first, leaves nothing between them: overlap > 0
+        # is not needed for that, since the step is size - overlap.
+        return list(zip(starts, firsts, [*firsts[1:], total], strict=True))
+
+
+def decode(
+    engine: Engine,
+    latents: Array,
+    *,
+    chunking: Chunking | None,
+    samples: int | None = None,
+    noise: Noise | None = None,
+    tick: Tick | None = None,
+) -> Array:
+    """Latents (items, channels, n) to audio (items, channels, samples); see `pieces`."""
+    parts = list(pieces(engine, latents, chunking=chunking, samples=samples, noise=noise, tick=tick))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+
+def pieces(
+    engine: Engine,
+    latents: Array,
+    *,
+    chunking: Chunking | None,
+    samples: int | None = None,
+    noise: Noise | None = None,
+    tick: Tick | None = None,
+) -> Iterator[Array]:
+    """The decoded audio in order, each piece final as soon as it comes: what a stream sends.
+
+    Only what the first `samples` need is decoded: a latent reaches a bounded way into the sound before it.
+    """
+    config, total = engine.config, latents.shape[2]
+    if noise is not None and not engine.support.token_noise:
+        raise BackendUnavailable(f"the {engine.support.backend} engine decodes without noise only")
+    if chunking is None or total < chunking.size:
+        windows = [(0, 0, total)]
+        size = total
+    else:
+        windows, size = chunking.windows(total), chunking.size
+    # An odd tail, filled up to a whole chunk, comes out as sound too when everything is asked for.
+    whole = -(-total // config.autoencoder.decoder.latents_multiple) * config.autoencoder.decoder.latents_multiple
+    wanted = (whole if len(windows) == 1 else total) * config.ratio if samples is None else samples
+    needed = -(-wanted // config.ratio)
+    windows = [w for w in windows if w[1] < needed] or windows[:1]
+    for index, (start, first, end) in enumerate(windows):
+        stop = min(start + size, start + _with_reach(config.autoencoder.decoder, needed - start))
+        out = _decode_one(engine, latents[:, :, start : start + size], stop - start, noise)
+        last = wanted if index == len(windows) - 1 else end * config.ratio
+        yield out[:, :, (first - start) * config.ratio : last - start * config.ratio]
+        if tick is not None:
+            tick(index + 1, len(windows))
+
+
+def _decode_one(engine: Engine, latents: Array, keep: int, noise: Noise | None) -> Array:
+    """One window, of which only the first `keep` latents are decoded; noise is drawn for all of it."""
+    half = engine.config.autoencoder.decoder
+    items, count = len(latents), latents.shape[2]
+    token_noise = None
+    if noise is not None:
+        latents = _with_bottleneck_noise(engine.config, latents, noise)
+        if half.mask_noise:
+            filled = -(-count // half.latents_multiple) * half.latents_multiple
+            shape = (items, filled, half.stride, half.width)
+            kept = -(-keep // half.latents_multiple) * half.latents_multiple
+            token_noise = np.ascontiguousarray(noise.draw("mask_decoder", shape)[:, :kept])
+    latents = np.ascontiguousarray(latents[:, :, :keep])
+    return engine.run("decode", graphs.decode(engine.config, latents, token_noise))["audio"]
+
+
+def _with_bottleneck_noise(config: ModelConfig, latents: Array, noise: Noise) -> Array:
+    """The reference shakes latents by a thousandth of their spread. Scaling comes after, so this is the same."""
+    if not config.autoencoder.noise_regularize:
+        return latents
+    return latents + np.float32(1e-3) * noise.draw("bottleneck", latents.shape)
+
+
+def _with_reach(half: ResamplerConfig, latents: int) -> int:
+    """How many latents must be decoded for the first `latents` to come out as if all were."""
+    edge = 1 if half.kernel > 1 else 0
+    if half.window:
+        return latents + edge + half.depth * half.window[1]
+    # A chunk, the one half a chunk on that the second half of the blocks sees, and the artificial edge behind it.
+    multiple = half.latents_multiple
+    return -(-(latents + edge) // multiple) * multiple + (2 * multiple if half.midpoint_shift else 0)
+
+
+def encode(
+    engine: Engine,
+    audio: Array,
+    *,
+    chunking: Chunking | None,
+    noise: Noise | None = None,
+    apply_noise: bool = True,
+    tick: Tick | None = None,
+) -> Array:
+    """Audio (items, channels, samples) to latents. Drawn noise that is not applied still moves the stream on."""
+    config = engine.config
+    if noise is not None and apply_noise and not engine.support.token_noise:
+        raise BackendUnavailable(f"the {engine.support.backend} engine encodes without noise only")
+    samples = audio.shape[2]
+    if chunking is None or samples < chunking.size * config.ratio:
+        return _encode_one(engine, audio, noise, apply_noise=apply_noise)
+    total = samples // config.ratio
+    parts: list[Array] = []
+    windows = chunking.windows(total)
+    for index, (start, first, end) in enumerate(windows):
+        piece = audio[:, :, start * config.ratio : (start + chunking.size) * config.ratio]
+        latents = _encode_one(engine, piece, noise, apply_noise=apply_noise)
+        parts.append(latents[:, :, first - start : end - start])
+        if tick is not None:
+            tick(index + 1, len(windows))
+    return np.concatenate(parts, axis=2)
+
+
+def _encode_one(engine: Engine, audio: Array, noise: Noise | None, *, apply_noise: bool) -> Array:
+    half = engine.config.autoencoder.encoder
+    missing = -audio.shape[2] % graphs.encode_multiple(engine.config)
+    audio = np.pad(audio, ((0, 0), (0, 0), (0, missing))) if missing else np.ascontiguousarray(audio)
+    token_noise = None
+    if noise is not None and half.mask_noise:
+        count = audio.shape[2] // engine.config.ratio
+        token_noise = noise.draw("mask_encoder", (len(audio), count, 1, half.width))
+    inputs = graphs.encode(engine.config, audio, token_noise if apply_noise else None)
+    return engine.run("encode", inputs)["latents"]

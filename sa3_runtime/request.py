@@ -1,0 +1,217 @@
+"""What a caller asks for, checked before any work is done."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from sa3_engines.config import ModelConfig
+from sa3_engines.errors import InvalidRequest
+from sa3_runtime import sampling, schedule
+from sa3_runtime.coding import Chunking
+from sa3_runtime.finish import Finish
+
+MOST_STEPS, MOST_ITEMS = 1000, 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterUse:
+    """When a loaded adapter works: between two noise levels, and on which layers not."""
+
+    index: int
+    interval: tuple[float, float] = (0.0, 1.0)
+    skip_layers: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One generation. A list of prompts, negative prompts, durations or seeds has one entry per item of the batch."""
+
+    prompt: str | Sequence[str]
+    negative_prompt: str | Sequence[str] | None = None
+    seconds: float | Sequence[float] = 30.0
+    batch_size: int | None = None  # as many as there are prompts
+    seed: int | Sequence[int] = -1  # one seed: one stream for the batch, as in the reference; -1: chosen
+    steps: int = 8
+    cfg_scale: float = 1.0
+    sampler: str | None = None  # the model's own
+    dist_shift: str | Mapping[str, Any] | None = None  # the model's own
+    apg_scale: float = 1.0
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    cfg_rescale: float = 0.0
+    cfg_norm_threshold: float = 0.0
+    init_audio: object = None  # anything `audio.as_sound` takes
+    init_noise_level: float = 1.0
+    inpaint_audio: object = None
+    inpaint_regions: Sequence[tuple[float, float]] = ()  # seconds made anew
+    inpaint_mask: object = None  # instead of regions: one value per sample, 1 keeps
+    continue_audio: bool = False  # make what follows the end of inpaint_audio
+    resampler: Literal["exact", "fast"] = "exact"  # of given audio
+    padding_seconds: float = 6.0
+    sample_size: int | None = None  # the model's own
+    padding: Literal["exclude", "zero"] = "exclude"  # how shorter items of a batch are masked; zero: as upstream's CPU
+    chunking: Chunking | None = field(default_factory=Chunking)  # None: encode and decode in one pass
+    autoencoder_noise: bool = False  # the noise the reference adds even at inference
+    truncate: bool = True  # to the duration, when all items' are the same
+    truncate_prompt: bool = False  # cut a prompt that is too long instead of refusing it
+    adapters: Sequence[AdapterUse] | None = None  # None: every loaded adapter, always
+    finish: Finish = field(default_factory=Finish)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request that fits a model, one entry per item where the items differ."""
+
+    request: Request
+    prompts: list[str]
+    negatives: list[str] | None
+    seconds: list[float]
+    seeds: list[int] | None  # one stream per item; None: one for all
+    seed: int
+    sampler: str
+    shift: Mapping[str, Any] | None
+    sample_size: int
+
+    @property
+    def items(self) -> int:
+        return len(self.prompts)
+
+
+def plan(request: Request, config: ModelConfig) -> Plan:
+    """Every refusal that can be made without running anything is made here."""
+    r = request
+    prompts = _texts(r.prompt, "prompt")
+    counts = {len(v) for v in (prompts, r.negative_prompt, r.seconds, r.seed) if _is_list(v) and len(v) > 1}
+    items = r.batch_size if r.batch_size is not None else max(counts, default=1)
+    if isinstance(items, bool) or not 1 <= items <= MOST_ITEMS:
+        raise InvalidRequest(f"batch size {items!r}; it must be from 1 to {MOST_ITEMS}")
+    sample_size = config.sample_size if r.sample_size is None else r.sample_size
+    seconds = [_seconds(s, config, sample_size) for s in _spread(r.seconds, items, "seconds")]
+    seed, seeds = _seeds(r.seed, items)
+    _numbers(r)
+    _regions(r)
+    shift = schedule_options(r.dist_shift, config)
+    schedule.shifted(np.zeros((1, 1), np.float32), shift, np.ones(1))  # refuses options it does not know
+    return Plan(
+        request=r,
+        prompts=_spread(prompts, items, "prompt"),
+        negatives=None
+        if r.negative_prompt is None
+        else _spread(_texts(r.negative_prompt, "negative prompt"), items, "negative prompt"),
+        seconds=seconds,
+        seeds=seeds,
+        seed=seed,
+        sampler=sampling.default_for(config.objective) if r.sampler is None else sampling.find(r.sampler),
+        shift=shift,
+        sample_size=sample_size,
+    )
+
+
+def schedule_options(shift: str | Mapping[str, Any] | None, config: ModelConfig) -> Mapping[str, Any] | None:
+    """A shift by its name with its usual values, or in full; None is the model's own."""
+    if shift is None:
+        return config.sampling_shift
+    if isinstance(shift, str):
+        # By its bare name, logsnr is the one models use: independent of the length.
+        return schedule.DEFAULT if shift == "logsnr" else {"type": shift}
+    return dict(shift)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _texts(value: object, what: str) -> list[str]:
+    texts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InvalidRequest(f"{what} is {value!r}; a text, or a list of texts, was expected")
+    return texts  # pyright: ignore[reportReturnType]
+
+
+def _spread(value: Any, items: int, what: str) -> list[Any]:
+    """One for all, or one per item."""
+    values = list(value) if _is_list(value) else [value]
+    if len(values) == 1:
+        return values * items
+    if len(values) != items:
+        raise InvalidRequest(f"{len(values)} values of {what} for {items} items; give one, or one per item")
+    return values
+
+
+def _seconds(value: Any, config: ModelConfig, sample_size: int) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InvalidRequest(f"duration {value!r} is not a number of seconds")
+    if value <= 0:
+        raise InvalidRequest(f"duration {value:g} s; it must be more than 0")
+    if int(value * config.sample_rate) < 1:
+        raise InvalidRequest(f"duration {value:g} s is less than one sample")
+    longest = min(config.seconds_max, sample_size / config.sample_rate)
+    if value > longest:
+        whose = "this model makes" if sample_size == config.sample_size else f"a sample size of {sample_size} holds"
+        raise InvalidRequest(f"duration {value:g} s; {whose} up to {math.floor(longest)} s")
+    return float(value)
+
+
+def _seeds(value: int | Sequence[int], items: int) -> tuple[int, list[int] | None]:
+    many = _is_list(value)
+    seeds = list(value) if isinstance(value, Sequence) else [value]
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not -1 <= seed < 2**63:
+            raise InvalidRequest(f"seed {seed!r}; it must be a whole number from 0 up, or -1 to have one chosen")
+    chosen = [random.SystemRandom().randrange(99_999) if seed == -1 else int(seed) for seed in seeds]
+    if not many:
+        return chosen[0], None
+    if len(chosen) != items:
+        raise InvalidRequest(f"{len(chosen)} seeds for {items} items; give one, or one per item")
+    return chosen[0], chosen
+
+
+def _numbers(r: Request) -> None:
+    if isinstance(r.steps, bool) or not isinstance(r.steps, int) or not 1 <= r.steps <= MOST_STEPS:
+        raise InvalidRequest(f"steps {r.steps!r}; it must be a whole number from 1 to {MOST_STEPS}")
+    for name, low, high in (
+        ("cfg_scale", -1000.0, 1000.0),
+        ("apg_scale", 0.0, 1.0),
+        ("cfg_rescale", 0.0, 1.0),
+        ("cfg_norm_threshold", 0.0, math.inf),
+        ("init_noise_level", 0.0, 1.0),
+        ("padding_seconds", 0.0, 600.0),
+    ):
+        value = getattr(r, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise InvalidRequest(f"{name} {value!r}; it must be a number from {low:g} to {high:g}")
+    if r.init_audio is not None and r.init_noise_level <= 0:
+        raise InvalidRequest("init_noise_level 0 leaves nothing to do; it must be above 0")
+    low, high = r.cfg_interval
+    if not (math.isfinite(low) and math.isfinite(high)) or low > high:
+        raise InvalidRequest(f"cfg_interval {r.cfg_interval}; the first must not exceed the second")
+    if r.padding not in ("exclude", "zero") or r.resampler not in ("exact", "fast"):
+        raise InvalidRequest("padding is 'exclude' or 'zero', and resampler 'exact' or 'fast'")
+
+
+def _regions(r: Request) -> None:
+    wants = bool(r.inpaint_regions) or r.inpaint_mask is not None or r.continue_audio
+    if wants != (r.inpaint_audio is not None):
+        raise InvalidRequest(
+            "inpainting needs both inpaint_audio and what to make anew (inpaint_regions, inpaint_mask or continue_audio)"
+        )
+    if (r.inpaint_mask is not None) + bool(r.inpaint_regions) + r.continue_audio > 1:
+        raise InvalidRequest("give one of inpaint_regions, inpaint_mask and continue_audio")
+    ordered = sorted(r.inpaint_regions)
+    for start, end in ordered:
+        if not (math.isfinite(start) and math.isfinite(end)) or start < 0:
+            raise InvalidRequest(f"inpaint region {start:g} to {end:g} s; both must be 0 or more")
+        if end <= start:
+            raise InvalidRequest(f"inpaint region {start:g} to {end:g} s is reversed or empty")
+    longest = max([float(s) for s in r.seconds] if isinstance(r.seconds, Sequence) else [r.seconds])
+    for start, end in ordered:
+        if start >= longest:
+            raise InvalidRequest(f"inpaint region {start:g} to {end:g} s lies outside the {longest:g} s that are made")
+    for (_, end), (start, _) in zip(ordered, ordered[1:], strict=False):
+        if start < end:
+            raise InvalidRequest(f"inpaint regions overlap at {start:g} s; join them")

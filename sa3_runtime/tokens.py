@@ -1,0 +1,70 @@
+"""Prompt text to token ids, without BOS or EOS."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Protocol
+
+from sa3_engines.errors import CheckpointError, InvalidRequest
+from sa3_engines.models import Source
+
+
+class Tokenizer(Protocol):
+    def ids(self, prompt: str) -> list[int]: ...
+
+
+class FileTokenizer:
+    """The tokenizer.json a checkpoint brings."""
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        from tokenizers import Tokenizer as Loaded
+
+        try:
+            self._tokenizer = Loaded.from_file(str(path))
+        except Exception as e:  # noqa: BLE001 - the library raises bare Exception for any bad file
+            raise CheckpointError(f"{path} is not a tokenizer: {e}") from e
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        if self._tokenizer.get_vocab_size() > vocab_size:
+            raise CheckpointError(
+                f"{path} has {self._tokenizer.get_vocab_size()} tokens and the text encoder {vocab_size}; "
+                "they are of different models"
+            )
+
+    def ids(self, prompt: str) -> list[int]:
+        return self._tokenizer.encode(prompt, add_special_tokens=False).ids
+
+
+class StandInTokenizer:
+    """Ids of the right range and about the right number where a random model has no tokenizer of its own."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+
+    def ids(self, prompt: str) -> list[int]:
+        # Words and marks, cut at eight letters: Gemma averages a little over one token a word.
+        pieces = re.findall(r"\w{1,8}|[^\w\s]", prompt.lower())
+        return [1 + zlib.crc32(piece.encode()) % (self._vocab_size - 1) for piece in pieces]
+
+
+def tokenizer_for(source: Source) -> Tokenizer | None:
+    text = source.config.text
+    if text is None:
+        return None
+    if source.tokenizer is not None:
+        return FileTokenizer(source.tokenizer, text.vocab_size)
+    if source.seed is not None:
+        return StandInTokenizer(text.vocab_size)
+    return None
+
+
+def tokenize(tokenizer: Tokenizer, prompt: str, longest: int, *, truncate: bool) -> list[int]:
+    ids = tokenizer.ids(prompt)
+    if len(ids) > longest and not truncate:
+        raise InvalidRequest(
+            f"the prompt is {len(ids)} tokens long and the model reads {longest}: shorten it, "
+            "or ask for it to be cut (--truncate-prompt)"
+        )
+    return ids[:longest]
