@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-
 from sa3_engines import graphs
 from sa3_engines.config import ModelConfig, ResamplerConfig
 from sa3_engines.engine import Engine
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
+
 from sa3_runtime.noise import Noise
 
 Array = np.ndarray
@@ -27,7 +27,7 @@ class Chunking:
     def __post_init__(self) -> None:
         if self.size < 2 or not 0 <= self.overlap < self.size:
             raise InvalidRequest(
-                f"chunks of {self.size} latents cannot overlap by {self.overlap}; the overlap must be smaller, the size 2 or more"
+                f"chunks of {self.size} latents that overlap by {self.overlap}; the size must be 2 or more, the overlap less"
             )
 
     def windows(self, total: int) -> list[tuple[int, int, int]]:

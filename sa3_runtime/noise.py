@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class TorchGenerator:
 
     def __init__(self, seed: int) -> None:
         # RandomState seeds as torch does (init_genrand); its bit stream is then read raw.
-        self._bits = np.random.MT19937()
+        self._bits: Any = np.random.MT19937()
         self._bits.state = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False)
         self._kept: float | None = None
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-
-from sa3_engines import adapters as adapters_file
-from sa3_engines import graphs, models, selection, tables
-from sa3_engines.adapters import ActiveAdapter, Adapter
+from sa3_engines import models, selection
 from sa3_engines.config import ModelConfig
-from sa3_engines.engine import Adaptable, Engine, Options, Outputs
-from sa3_engines.errors import BackendUnavailable, BadOutput, Cancelled, InvalidRequest
+from sa3_engines.engine import Engine, Options
+from sa3_engines.errors import BadOutput, Cancelled, InvalidRequest
+
 from sa3_runtime import coding, conditioning, lengths, sampling, schedule
+from sa3_runtime.adapters import Adapters
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
-from sa3_runtime.conditioning import Conditioner, Context
+from sa3_runtime.conditioning import Conditioner
+from sa3_runtime.denoising import Denoiser, Prompts, Tokens
 from sa3_runtime.finish import Report, finish
-from sa3_runtime.guidance import Guidance
 from sa3_runtime.noise import Noise, PerItem, TorchGenerator
-from sa3_runtime.request import AdapterUse, Plan, Request, plan
+from sa3_runtime.request import Plan, Request, plan
 from sa3_runtime.resample import resample
 from sa3_runtime.tokens import Tokenizer, tokenize, tokenizer_for
 
@@ -49,9 +47,12 @@ class Watch:
     cancelled: Callable[[], bool] | None = None
     step: Callable[[int, Array, Array], None] | None = None  # index, levels (items,), the state before that step
 
-    def at(self, stage: str, done: int, total: int) -> None:
+    def check(self, stage: str) -> None:
         if self.cancelled is not None and self.cancelled():
             raise Cancelled(f"cancelled during {stage}")
+
+    def at(self, stage: str, done: int, total: int) -> None:
+        self.check(stage)
         if self.progress is not None:
             self.progress(Progress(stage, done, total))
 
@@ -74,21 +75,11 @@ class Generation:
 
 
 @dataclass
-class Loaded:
-    """An adapter in the pipeline; strengths can be changed between generations."""
-
-    adapter: Adapter
-    path: Path
-    strength: float = 1.0
-    conditioner_strength: float = 1.0
-
-
-@dataclass
 class Clock:
     spent: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
+    def measure(self, stage: str) -> Generator[None]:
         start = time.perf_counter()
         try:
             yield
@@ -109,10 +100,9 @@ class Pipeline:
         self.engine = engine
         self.source = source
         self.choice = choice
-        self.adapters: list[Loaded] = []
         self._tokenizer = tokenizer
         self._conditioner = Conditioner(engine) if source.config.dit is not None else None
-        self._set: tuple[Any, ...] = ()
+        self.adapters = Adapters(engine, self._conditioner)
 
     @classmethod
     def load(
@@ -147,31 +137,9 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Adapters
-
     def load_adapter(self, path: str | Path, strength: float = 1.0) -> int:
         """Adds an adapter after those there are; its number is returned."""
-        if not isinstance(self.engine, Adaptable) or not self.engine.support.adapters:
-            raise BackendUnavailable(f"the {self.engine.support.backend} engine cannot run adapters on this model")
-        assert self._conditioner is not None
-        adapter = adapters_file.load(Path(path))
-        adapters_file.check_fits(adapter, {**self.engine.adaptable(), **self._conditioner.shapes})
-        self.adapters.append(Loaded(adapter, Path(path), strength, strength))
-        return len(self.adapters) - 1
-
-    def set_adapter_strength(self, strength: float, index: int | None = None, target: str | None = None) -> None:
-        """Of one adapter or all; of its part in the transformer ("dit"), in the conditioners ("conditioner") or both."""
-        if target not in (None, "dit", "conditioner"):
-            raise InvalidRequest(f"target {target!r}; it is 'dit', 'conditioner' or None for both")
-        if not np.isfinite(strength):
-            raise InvalidRequest(f"adapter strength {strength!r} is not a number")
-        if index is not None and not 0 <= index < len(self.adapters):
-            raise InvalidRequest(f"no adapter {index}; {len(self.adapters)} are loaded")
-        for one in self.adapters if index is None else [self.adapters[index]]:
-            if target in (None, "dit"):
-                one.strength = strength
-            if target in (None, "conditioner"):
-                one.conditioner_strength = strength
+        return self.adapters.load(Path(path), strength)
 
     # Generation
 
@@ -187,7 +155,7 @@ class Pipeline:
             negative = self._tokens(planned.negatives, cut=request.truncate_prompt)
         return self.generate_from_tokens(planned, ids, mask, negative, watch=watch, noise=noise)
 
-    def _tokens(self, prompts: Sequence[str], *, cut: bool) -> tuple[Array, Array]:
+    def _tokens(self, prompts: Sequence[str], *, cut: bool) -> Tokens:
         assert self.config.text is not None and self._tokenizer is not None
         longest = self.config.text.max_tokens
         rows = [tokenize(self._tokenizer, prompt, longest, truncate=cut) for prompt in prompts]
@@ -199,7 +167,7 @@ class Pipeline:
         planned: Plan,
         ids: Array,
         mask: Array,
-        negative: tuple[Array, Array] | None = None,
+        negative: Tokens | None = None,
         *,
         watch: Watch | None = None,
         noise: Noise | None = None,
@@ -227,7 +195,7 @@ class Pipeline:
         planned: Plan,
         ids: Array,
         mask: Array,
-        negative: tuple[Array, Array] | None,
+        negative: Tokens | None,
         total: int,
         noise: Noise,
         watch: Watch,
@@ -237,8 +205,9 @@ class Pipeline:
         x = noise.draw("init", (planned.items, config.autoencoder.latent_channels, total))
         watch.at("text", 0, 1)
         with clock.measure("text"):
-            prompts = _Prompts(self._conditioner, ids, mask, negative, planned.seconds)
-            prompts.refresh(self._active(r.adapters, 1.0))
+            assert self._conditioner is not None
+            active = self.adapters.active(r.adapters, 1.0)
+            prompts = Prompts(self._conditioner, (ids, mask), negative, planned.seconds, active)
         watch.at("text", 1, 1)
         with clock.measure("encode"):
             start = self._encoded(r.init_audio, "init_audio", total, r, noise, watch)
@@ -249,9 +218,12 @@ class Pipeline:
         valid = lengths.valid(config, planned.seconds, r.padding_seconds, total)
         levels = self._levels(planned)
         with clock.measure("sample"):
-            model = _Model(self, planned, prompts, local, valid if config.mask_padding else None, total, watch)
+            masked = valid if config.mask_padding else None
+            denoiser = Denoiser(
+                self.engine, self.adapters, r, prompts, local, masked, total, lambda: watch.check("sample")
+            )
             state = x
-            states = sampling.sample(planned.sampler, model.velocity, x, levels, lambda: noise.draw("step", x.shape))
+            states = sampling.sample(planned.sampler, denoiser.velocity, x, levels, lambda: noise.draw("step", x.shape))
             for index in range(r.steps):
                 if watch.step is not None:
                     watch.step(index, levels[:, index], state)
@@ -270,9 +242,7 @@ class Pipeline:
             effective = np.full_like(effective, planned.sample_size // self.config.ratio)
         return schedule.build(r.steps, sigma_max, planned.shift, effective)
 
-    def _encoded(
-        self, value: object, name: str, total: int, r: Request, noise: Noise, watch: Watch
-    ) -> Array | None:
+    def _encoded(self, value: object, name: str, total: int, r: Request, noise: Noise, watch: Watch) -> Array | None:
         """Given audio as latents (1, channels, total); its length is cropped or filled with silence."""
         if value is None:
             return None
@@ -369,136 +339,6 @@ class Pipeline:
         if not np.isfinite(audio).all():
             raise BadOutput("the decoder", "NaN or infinity")
         return audio
-
-    def _active(self, uses: Sequence[AdapterUse] | None, t: float | None) -> list[ActiveAdapter]:
-        """The adapters at work at noise level t."""
-        if uses is None:
-            uses = [AdapterUse(index=index) for index in range(len(self.adapters))]
-        settings = {use.index: use for use in uses}
-        for index in settings:
-            if not 0 <= index < len(self.adapters):
-                raise InvalidRequest(f"no adapter {index}; {len(self.adapters)} are loaded")
-        active: list[ActiveAdapter] = []
-        for index, one in enumerate(self.adapters):
-            use = settings.get(index, AdapterUse(index=index))
-            working = t is None or use.interval[0] <= t <= use.interval[1]
-            active.append(
-                ActiveAdapter(
-                    adapter=one.adapter,
-                    strength=one.strength if working else 0.0,
-                    conditioner_strength=one.conditioner_strength,
-                    skip=adapters_file.layer_filter(use.skip_layers),
-                )
-            )
-        return active
-
-    def use_adapters(self, active: Sequence[ActiveAdapter]) -> bool:
-        """Puts adapters into the engine; False when they are what is there already."""
-        wanted = tuple((id(a.adapter), a.strength, a.skip) for a in active if a.strength)
-        if wanted == self._set:
-            return False
-        assert isinstance(self.engine, Adaptable)
-        self.engine.set_adapters([a for a in active if a.strength])
-        self._set = wanted
-        return True
-
-    def active_adapters(self, request: Request, t: float) -> list[ActiveAdapter]:
-        return self._active(request.adapters, t)
-
-
-class _Prompts:
-    """The contexts with and without guidance. Adapters on the conditioners change them between generations only."""
-
-    def __init__(
-        self,
-        conditioner: Conditioner | None,
-        ids: Array,
-        mask: Array,
-        negative: tuple[Array, Array] | None,
-        seconds: Sequence[float],
-    ) -> None:
-        assert conditioner is not None
-        self._conditioner, self._ids, self._mask = conditioner, ids, mask
-        self._negative, self._seconds = negative, np.array(seconds, np.float32)
-
-    def refresh(self, active: list[ActiveAdapter]) -> None:
-        c = self._conditioner
-        self.global_cond = c.seconds(self._seconds, active)
-        self.with_prompt = c.context(self._ids, self._mask, self.global_cond)
-        items, width = self.global_cond.shape
-        self.without = (
-            conditioning.without_prompt(items, width)
-            if self._negative is None
-            else c.context(*self._negative, self.global_cond, negative=True)
-        )
-
-
-class _Model:
-    """The velocity at a state and level: guidance, adapters by level, and the engine's prepared inputs kept."""
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        planned: Plan,
-        prompts: _Prompts,
-        local: Array | None,
-        valid: Array | None,
-        total: int,
-        watch: Watch,
-    ) -> None:
-        r = planned.request
-        self._pipeline, self._request, self._prompts, self._local = pipeline, r, prompts, local
-        self._total, self._watch = total, watch
-        # Where every frame of every item is sound there is nothing to mask.
-        self._valid = None if valid is None or valid.all() else valid
-        self._guidance = Guidance(
-            scale=r.cfg_scale,
-            apg_scale=r.apg_scale,
-            interval=r.cfg_interval,
-            rescale=r.cfg_rescale,
-            norm_threshold=r.cfg_norm_threshold,
-        )
-        self._prepared: dict[bool, Outputs] = {}
-        self._most = pipeline.engine.support.max_batch
-
-    def velocity(self, x: Array, t: Array) -> Array:
-        if self._watch.cancelled is not None and self._watch.cancelled():
-            raise Cancelled("cancelled during sample")
-        if self._pipeline.adapters and self._pipeline.use_adapters(
-            self._pipeline.active_adapters(self._request, float(t[0]))
-        ):
-            self._prepared.clear()
-        if not self._guidance.active(t):
-            return self._run(x, t, guided=False)
-        both = self._run(np.concatenate((x, x)), np.concatenate((t, t)), guided=True)
-        return self._guidance.combine(x, t, both[: len(x)], both[len(x) :], self._valid)
-
-    def _run(self, x: Array, t: Array, *, guided: bool) -> Array:
-        engine = self._pipeline.engine
-        assert engine.config.dit is not None
-        if guided not in self._prepared:
-            self._prepared[guided] = self._prepare(guided=guided)
-        features = tables.timestep_features(t, engine.config.dit)
-        inputs = {**self._prepared[guided], "x": np.ascontiguousarray(x, np.float32), "timestep": features}
-        return engine.run("step", inputs)["velocity"]
-
-    def _prepare(self, *, guided: bool) -> Outputs:
-        engine, prompts = self._pipeline.engine, self._prompts
-        times = 2 if guided else 1
-        context: Context = prompts.with_prompt.over(prompts.without) if guided else prompts.with_prompt
-        inputs = graphs.prepare(
-            engine.config,
-            self._total,
-            context.tokens,
-            np.tile(prompts.global_cond, (times, 1)),
-            None if self._local is None else np.tile(self._local, (times, 1, 1)),
-        )
-        inputs["context_bias"] = context.bias
-        if self._valid is not None:
-            valid = np.tile(self._valid, (times, 1))
-            exclude = self._request.padding == "exclude"
-            inputs |= graphs.padding_masks(engine.config, valid, exclude=exclude)
-        return engine.run("prepare", inputs)
 
 
 def _check_sound(audio: Array) -> None:

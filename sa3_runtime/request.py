@@ -6,12 +6,13 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
-
 from sa3_engines.config import ModelConfig
 from sa3_engines.errors import InvalidRequest
+
 from sa3_runtime import sampling, schedule
 from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
@@ -122,7 +123,7 @@ def schedule_options(shift: str | Mapping[str, Any] | None, config: ModelConfig)
     return dict(shift)
 
 
-def _is_list(value: object) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
@@ -157,9 +158,9 @@ def _seconds(value: Any, config: ModelConfig, sample_size: int) -> float:
     return float(value)
 
 
-def _seeds(value: int | Sequence[int], items: int) -> tuple[int, list[int] | None]:
+def _seeds(value: Any, items: int) -> tuple[int, list[int] | None]:
     many = _is_list(value)
-    seeds = list(value) if isinstance(value, Sequence) else [value]
+    seeds = list(value) if many else [value]
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not -1 <= seed < 2**63:
             raise InvalidRequest(f"seed {seed!r}; it must be a whole number from 0 up, or -1 to have one chosen")
@@ -172,8 +173,9 @@ def _seeds(value: int | Sequence[int], items: int) -> tuple[int, list[int] | Non
 
 
 def _numbers(r: Request) -> None:
-    if isinstance(r.steps, bool) or not isinstance(r.steps, int) or not 1 <= r.steps <= MOST_STEPS:
-        raise InvalidRequest(f"steps {r.steps!r}; it must be a whole number from 1 to {MOST_STEPS}")
+    steps: Any = r.steps  # what a caller passed, whatever the annotation says
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise InvalidRequest(f"steps {steps!r}; it must be a whole number from 1 to {MOST_STEPS}")
     for name, low, high in (
         ("cfg_scale", -1000.0, 1000.0),
         ("apg_scale", 0.0, 1.0),
@@ -198,7 +200,7 @@ def _regions(r: Request) -> None:
     wants = bool(r.inpaint_regions) or r.inpaint_mask is not None or r.continue_audio
     if wants != (r.inpaint_audio is not None):
         raise InvalidRequest(
-            "inpainting needs both inpaint_audio and what to make anew (inpaint_regions, inpaint_mask or continue_audio)"
+            "inpainting needs inpaint_audio and what to make anew: inpaint_regions, inpaint_mask or continue_audio"
         )
     if (r.inpaint_mask is not None) + bool(r.inpaint_regions) + r.continue_audio > 1:
         raise InvalidRequest("give one of inpaint_regions, inpaint_mask and continue_audio")
@@ -212,6 +214,6 @@ def _regions(r: Request) -> None:
     for start, end in ordered:
         if start >= longest:
             raise InvalidRequest(f"inpaint region {start:g} to {end:g} s lies outside the {longest:g} s that are made")
-    for (_, end), (start, _) in zip(ordered, ordered[1:], strict=False):
+    for (_, end), (start, _) in pairwise(ordered):
         if start < end:
             raise InvalidRequest(f"inpaint regions overlap at {start:g} s; join them")

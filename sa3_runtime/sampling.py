@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-
 from sa3_engines.errors import InvalidRequest
 
 Array = np.ndarray

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-
 from sa3_engines.errors import InvalidRequest
 
 Array = np.ndarray
@@ -32,7 +31,9 @@ def _linspace(start: np.float32, steps: int) -> Array:
     # From both ends and rounded once per level, as torch does.
     step = (F(0) - start) / F(steps)
     index = np.arange(steps + 1)
-    line = np.where(index < (steps + 1) // 2, np.float64(start) + np.float64(step) * index, -step * F(1.0) * (steps - index))
+    line = np.where(
+        index < (steps + 1) // 2, np.float64(start) + np.float64(step) * index, -step * F(1.0) * (steps - index)
+    )
     return line.astype(np.float32)
 
 

@@ -23,7 +23,7 @@ class FileTokenizer:
 
         try:
             self._tokenizer = Loaded.from_file(str(path))
-        except Exception as e:  # noqa: BLE001 - the library raises bare Exception for any bad file
+        except Exception as e:
             raise CheckpointError(f"{path} is not a tokenizer: {e}") from e
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

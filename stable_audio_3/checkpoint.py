@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-
 from sa3_engines import tables
 from sa3_engines.config import AutoencoderConfig, DiTConfig, ModelConfig, ResamplerConfig, TextConfig
 from sa3_engines.errors import CheckpointError
 from sa3_engines.models import WEIGHTS, Source
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
 from stable_audio_3.networks.dit import DiT
 from stable_audio_3.networks.same import SAME, Decoder, Encoder, ResamplingBlock
 from stable_audio_3.networks.t5gemma import T5GemmaEncoder
 from stable_audio_3.random_weights import random_tensor
 
-DIT, AUTOENCODER, CONDITIONER, TEXT = "model.model.", "pretransform.model.", "conditioner.conditioners.", "model.encoder."
+DIT, AUTOENCODER, CONDITIONER, TEXT = (
+    "model.model.",
+    "pretransform.model.",
+    "conditioner.conditioners.",
+    "model.encoder.",
+)
 
 
 class Conditioners(nn.Module):
@@ -214,16 +219,16 @@ def _fill(
         owner_name, _, name = key.rpartition(".")
         owner = part.get_submodule(owner_name)
         value = value.to(device)
-        if name in owner._buffers:
-            owner._buffers[name] = value
+        if name in dict(owner.named_buffers(recurse=False)):
+            owner.register_buffer(name, value)
         elif isinstance(owner, nn.ParameterDict):
             owner[name] = nn.Parameter(value, requires_grad=False)
         else:
-            owner._parameters[name] = nn.Parameter(value, requires_grad=False)
+            owner.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def check_frequencies(networks: Networks) -> None:
-    """Rotary tables are made on the host from a formula; a checkpoint that stores other frequencies is another model."""
+    """Rotary tables are made on the host from a formula; a checkpoint with other frequencies is another model."""
     for prefix, part in networks.parts():
         for key, value in part.named_buffers():
             if key.endswith("inv_freq"):

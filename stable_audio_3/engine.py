@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import GRAPHS, Inputs, Options, Outputs, Support
@@ -16,7 +15,7 @@ from sa3_engines.models import Source
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from stable_audio_3.checkpoint import Networks
 
@@ -54,7 +53,7 @@ class TorchBackend:
     def versions(self) -> Mapping[str, str]:
         import torch
 
-        found = {"torch": torch.__version__}
+        found = {"torch": str(torch.__version__)}
         if torch.version.cuda:
             found["cuda"] = torch.version.cuda
         return found
@@ -71,7 +70,9 @@ class TorchBackend:
             precision = "fp16" if device.startswith("cuda") else "fp32"
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         if precision not in dtypes:
-            raise BackendUnavailable(f"the torch engine has no precision {precision!r}; choose from {', '.join(dtypes)}")
+            raise BackendUnavailable(
+                f"the torch engine has no precision {precision!r}; choose from {', '.join(dtypes)}"
+            )
         if options.threads:
             torch.set_num_threads(options.threads)
         networks = checkpoint.load(source, device=device)
@@ -104,7 +105,7 @@ class TorchEngine:
             versions=versions,
         )
         self._merger = Merger()
-        self._originals: dict[str, Tensor] = {}
+        self._originals: dict[str, Any] = {}
 
     def constants(self) -> Mapping[str, np.ndarray]:
         conditioners = self.networks.conditioners
@@ -155,18 +156,19 @@ class TorchEngine:
         assert self.networks.dit is not None
         return [(n, m) for n, m in self.networks.dit.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d))]
 
-    def _tensor(self, value: Any) -> Tensor | None:
+    def _tensor(self, value: Any) -> Any:
+        """None stays None: inputs that may be left out."""
         import torch
 
-        # A copy where the array is shared or not the caller's to write: torch would warn, and might write.
         if value is None:
             return None
+        # A copy where the array is shared or not the caller's to write: torch would warn, and might write.
         array = np.ascontiguousarray(value)
         return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
     def _half(self, value: Any) -> Tensor:
         tensor = self._tensor(value)
-        assert tensor is not None and self.networks.dit is not None
+        assert self.networks.dit is not None
         return tensor.to(self.networks.dit.preprocess_conv.weight.dtype)
 
     def _rope(self, inputs: Inputs) -> tuple[Any, Any]:

@@ -10,9 +10,8 @@ import zlib
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from sa3_engines import tables
+from torch import Tensor
 
 
 def random_tensor(key: str, like: Tensor, seed: int) -> Tensor:

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
-
 from sa3_engines import graphs, models, selection, tables
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.engine import Options
 from sa3_engines.errors import Sa3Error
+from safetensors import safe_open
+
 from sa3_runtime import audio, coding, conditioning, noise, sampling, schedule
 from sa3_runtime.guidance import Guidance
-from sa3_runtime.pipeline import AdapterUse, Pipeline, Watch
-from sa3_runtime.request import Request, plan
+from sa3_runtime.pipeline import Pipeline, Watch
+from sa3_runtime.request import AdapterUse, Request, plan
 from sa3_runtime.resample import resample
 
 Array = np.ndarray
@@ -52,7 +52,7 @@ class Case:
         tensors: dict[str, Array] = {}
         with safe_open(path, "np") as file:
             params = json.loads((file.metadata() or {}).get("params", "{}"))
-            for key in file.keys():  # noqa: SIM118 - not a dict
+            for key in file.keys():
                 if file.get_slice(key).get_dtype() != "BF16":  # half-precision outputs belong to half-precision tiers
                     tensors[key] = file.get_tensor(key)
         return cls(path, tensors, params)
@@ -218,7 +218,6 @@ def lora(p: Pipeline, case: Case) -> None:
         _lora(p, case, root)
     finally:
         p.adapters.clear()
-        p.use_adapters([])
 
 
 def _lora(p: Pipeline, case: Case, root: Path) -> None:
@@ -226,28 +225,27 @@ def _lora(p: Pipeline, case: Case, root: Path) -> None:
         AdapterUse(index=c["lora_index"], interval=tuple(c["interval"]), skip_layers=c["layer_filter"])
         for c in case.params.get("lora_configs") or []
     ] or None
-    request = Request(prompt="", adapters=uses)
 
     def forward(t: Array) -> Array:
-        p.use_adapters(p.active_adapters(request, float(t[0])))
+        p.adapters.use(p.adapters.active(uses, float(t[0])))
         return velocity(p, case, case["in.x"], t, case["in.cross_attn_cond"], {})
 
     for name, match in case.names(r"out\.v(\d+)"):
         case.check(name, forward(case[f"in.t{match[1]}"]))
     for name, match in case.names(r"out\.v_strength([\d.]+)"):
-        p.set_adapter_strength(float(match[1]))
+        p.adapters.set_strength(float(match[1]))
         case.check(name, forward(case["in.t"]))
-    p.set_adapter_strength(1.0)
+    p.adapters.set_strength(1.0)
     if "in.seconds" in case:
-        active = p.active_adapters(request, 1.0)
+        active = p.adapters.active(uses, 1.0)
         got = conditioning.Conditioner(p.engine).seconds(case["in.seconds"], active)
         case.check("out.seconds_embedding", got[:, None])
     # Weights are read after the last forward: adapters that its level or layer turns off are off.
     levels = sorted(name for name, _ in case.names(r"in\.t\d+"))
     last = float(case[levels[-1]][0]) if levels else 1.0
     for name, match in case.names(r"out\.weight(?:_strength([\d.]+))?\.((?:model|conditioners)\..+)"):
-        p.set_adapter_strength(float(match[1] or 1.0))
-        case.check(name, merged_weight(root, match[2], p.active_adapters(request, last)))
+        p.adapters.set_strength(float(match[1] or 1.0))
+        case.check(name, merged_weight(root, match[2], p.adapters.active(uses, last)))
 
 
 def merged_weight(root: Path, module: str, active: list[ActiveAdapter]) -> Array:

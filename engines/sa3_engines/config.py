@@ -182,7 +182,9 @@ class _Reader:
         """A list that released models always give one entry."""
         value = self.block.get(key, [default] if default is not None else None)
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 1:
-            raise CheckpointError(f"model_config.json: {self._path(key)} is {value!r}; one resampling block is supported")
+            raise CheckpointError(
+                f"model_config.json: {self._path(key)} is {value!r}; one resampling block is supported"
+            )
         return int(value[0])
 
     def choice(self, key: str, allowed: tuple[Any, ...], default: Any = None) -> Any:
@@ -308,7 +310,9 @@ def _dit(diffusion: _Reader, latent_channels: int) -> DiTConfig:
     if not heads or width % heads:
         raise CheckpointError(f"model_config.json: embed_dim {width} does not divide into {heads} heads")
     if c.count("io_channels") != latent_channels:
-        raise CheckpointError("model_config.json: the transformer's io_channels differ from the autoencoder's latent_dim")
+        raise CheckpointError(
+            "model_config.json: the transformer's io_channels differ from the autoencoder's latent_dim"
+        )
     return DiTConfig(
         channels=latent_channels,
         width=width,
@@ -330,7 +334,9 @@ def _autoencoder(block: _Reader, rate: int, channels: int, *, chunked: bool) -> 
     bottleneck.choice("type", ("softnorm",), None)
     soft = bottleneck.into("config")
     if soft.count("noise_augment_dim", 0):
-        raise CheckpointError("model_config.json: bottleneck.config.noise_augment_dim is set, and no released model uses it")
+        raise CheckpointError(
+            "model_config.json: bottleneck.config.noise_augment_dim is set, and no released model uses it"
+        )
     inner = block.into("pretransform")
     inner.choice("type", ("patched",), None)
     patch = inner.into("config").count("patch_size")

@@ -1,14 +1,18 @@
 """The seam: five graphs that every engine runs, numpy arrays in and out. It knows nothing of prompts, seeds or files.
 
-| graph     | in                                                                         | out                 |
-|-----------|----------------------------------------------------------------------------|---------------------|
-| `text`    | ids (B,n) int64, mask_bias (B,n), rope_cos, rope_sin                       | hidden (B,n,W)      |
-| `prepare` | context (B,S,W), global_cond (B,W), local (B,C+1,T or 1), rope_cos, rope_sin, [context_bias (B,S), key_bias, value_gate, out_gate (B,M+T)] | what `step` takes besides x and timestep: opaque, the engine's own |
-| `step`    | x (B,C,T), timestep (B,F), and all that `prepare` gave                     | velocity (B,C,T)    |
-| `encode`  | audio (B,2,N), rope_cos, rope_sin, [token_noise (B,n,1,D)]                 | latents (B,C,n)     |
-| `decode`  | latents (B,C,n), rope_cos, rope_sin, [frame_gate (B,n), token_noise (B,n,stride,D)] | audio (B,2,N) |
+    text     ids (B,n) int64, mask_bias (B,n), rope_cos, rope_sin
+             -> hidden (B,n,W)
+    prepare  context (B,S,W), global_cond (B,W), local (B,C+1,T or 1), rope_cos, rope_sin,
+             [context_bias (B,S); key_bias, value_gate, out_gate (B,M+T)]
+             -> what `step` takes besides x and timestep: opaque, the engine's own
+    step     x (B,C,T), timestep (B,F), and all that `prepare` gave
+             -> velocity (B,C,T)
+    encode   audio (B,2,N), rope_cos, rope_sin, [token_noise (B,n,1,D)]
+             -> latents (B,C,n)
+    decode   latents (B,C,n), rope_cos, rope_sin, [frame_gate (B,n), token_noise (B,n,stride,D)]
+             -> audio (B,2,N)
 
-Arrays are float32 unless said otherwise; names in brackets may be left out. B is the batch, T and n latents, M memory
+Arrays are float32 unless said otherwise; those in brackets may be left out. B is the batch, T and n latents, M memory
 tokens. `prepare` does everything that does not change over the sampling steps; its results may live on a device and
 only mean something to the engine that made them. One frame of `local` stands for all: nothing is inpainted.
 Rotary tables and Fourier features come from `sa3_engines.tables`.

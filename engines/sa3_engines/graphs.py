@@ -31,9 +31,9 @@ def prepare(config: ModelConfig, frames: int, context: Array, global_cond: Array
 def padding_masks(config: ModelConfig, valid: Array, *, exclude: bool) -> Outputs:
     """Masks for frames that pad an item to its batch's length; valid (batch, frames) is true where there is sound.
 
-    exclude=True is what training and CUDA with flash-attn do: padded frames are no keys, and get nothing from attention
-    and feed-forward. False is what upstream does on a CPU: only their values are zeroed, and they still take part in the
-    softmax.
+    exclude=True is what training and CUDA with flash-attn do: padded frames are no keys, and get nothing from
+    attention and feed-forward. False is what upstream does on a CPU: only their values are zeroed, and they still
+    take part in the softmax.
     """
     assert config.dit is not None
     memory = np.ones((valid.shape[0], config.dit.memory_tokens), bool)

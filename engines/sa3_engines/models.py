@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,12 @@ class Source:
         path = self.text_folder / "tokenizer.json"
         return path if path.is_file() else None
 
+    def autoencoder_only(self) -> Source:
+        """The same files, of which only the autoencoder is wanted."""
+        c = self.config
+        alone = ModelConfig(autoencoder=c.autoencoder, align_latents=c.align_latents, raw=c.raw)
+        return replace(self, config=alone, text_folder=None)
+
 
 def locate(model: str, *, revision: str | None = None) -> Source:
     """`nano`, a released name, `random:NAME[:SEED]`, a folder, or `owner/repository[/subfolder]` on the hub."""
@@ -113,7 +119,7 @@ def locate(model: str, *, revision: str | None = None) -> Source:
         return _from_hub(f"{owner}/{repo}", "/".join(sub), revision, name=model)
     known = ["nano", *RELEASED, *ALIASES]
     near = difflib.get_close_matches(model, known, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     raise ModelNotFound(
         f"no model {model!r}{hint} Known: {', '.join(known)}; or a folder, owner/repository, random:NAME[:SEED]"
     )
@@ -201,8 +207,8 @@ def _cached_autoencoder(wanted: Released, revision: str | None) -> Source | None
         if isinstance(weights, str) and (Path(weights).parent / CONFIG).is_file():
             folder = Path(weights).parent
             config = configs.parse(read_json(folder / CONFIG))
-            alone = ModelConfig(autoencoder=config.autoencoder, align_latents=config.align_latents, raw=config.raw)
-            return Source(name=wanted.name, config=alone, folder=folder, repo=full.repo, revision=folder.name)
+            found = Source(name=wanted.name, config=config, folder=folder, repo=full.repo, revision=folder.name)
+            return found.autoencoder_only()
     return None
 
 
@@ -217,16 +223,20 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
         return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError as e:
         raise ModelNotFound(
-            f"{repo} is gated: open {page}, accept its licence, then run `hf auth login` (or set HF_TOKEN) and try again"
+            f"{repo} is gated: open {page}, accept its licence, then run `hf auth login` (or set HF_TOKEN)"
         ) from e
     except errors.RevisionNotFoundError as e:
         raise ModelNotFound(f"{repo} has no revision {revision!r}; see {page}/commits") from e
     except errors.RepositoryNotFoundError as e:
-        raise ModelNotFound(f"{repo} does not exist on the hub, or it is private and this machine is not logged in") from e
+        raise ModelNotFound(
+            f"{repo} does not exist on the hub, or it is private and this machine is not logged in"
+        ) from e
     except errors.LocalEntryNotFoundError as e:
         raise ModelNotFound(
             f"{repo}{at} is not in the local cache and the hub cannot be reached (offline mode, or no network); "
             f"pass a local folder, or connect once"
         ) from e
-    except (errors.HfHubHTTPError, OSError) as e:
+    except errors.HFValidationError as e:
+        raise ModelNotFound(f"{repo} is not a name a repository can have, and no folder: {e}") from e
+    except (errors.HTTPError, OSError) as e:  # pyright: ignore[reportPrivateImportUsage]
         raise ModelNotFound(f"{repo}{at} could not be downloaded: {e}") from e

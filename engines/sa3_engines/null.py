@@ -33,9 +33,7 @@ class NullBackend:
 class NullEngine:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
-        self.support = Support(
-            backend="null", device="cpu", precision="fp32", graphs=frozenset(GRAPHS), versions={}
-        )
+        self.support = Support(backend="null", device="cpu", precision="fp32", graphs=frozenset(GRAPHS), versions={})
         self.calls: list[str] = []
 
     def constants(self) -> Mapping[str, np.ndarray]:

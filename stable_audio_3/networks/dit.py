@@ -40,6 +40,9 @@ class Masks(NamedTuple):
     out_gate: Tensor | None = None  # (batch, length), multiplies the branches' outputs
 
 
+ALL = Masks()
+
+
 class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, differential: bool) -> None:
         super().__init__()
@@ -104,9 +107,7 @@ class Block(nn.Module):
         memory: int,
         masks: Masks,
     ) -> Tensor:
-        scale1, shift1, gate1, scale2, shift2, gate2 = (
-            (self.to_scale_shift_gate + modulation)[:, None].chunk(6, dim=-1)
-        )
+        scale1, shift1, gate1, scale2, shift2, gate2 = (self.to_scale_shift_gate + modulation)[:, None].chunk(6, dim=-1)
         y = self.pre_norm(h) * (1 + scale1) + shift1
         h = h + self.self_attn(y, rope, masks) * torch.sigmoid(1 - gate1)
         h = h + self.cross_attn(self.cross_attend_norm(h), keys, value, masks.context_bias)
@@ -191,7 +192,7 @@ class DiT(nn.Module):
         )
 
     def step(
-        self, x: Tensor, timestep: Tensor, prepared: Prepared, rope: tuple[Tensor, Tensor], masks: Masks = Masks()
+        self, x: Tensor, timestep: Tensor, prepared: Prepared, rope: tuple[Tensor, Tensor], masks: Masks = ALL
     ) -> Tensor:
         """Velocity at x (batch, channels, frames); timestep (batch, features) are its Fourier features.
 

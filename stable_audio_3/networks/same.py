@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -177,7 +179,7 @@ class Encoder(nn.Module):
 
     def forward(self, patches: Tensor, rope: Rope, noise: Tensor | None) -> Tensor:
         """patches (batch, patch_width, n * stride), noise (batch, n, 1, width)."""
-        block, _, project = self.layers
+        block, project = cast("ResamplingBlock", self.layers[0]), self.layers[2]
         x = block.mapping(patches).transpose(1, 2).unflatten(1, (-1, block.stride))
         x = torch.cat((x, block.new(x.shape[0], x.shape[1], 1, noise)), dim=2)
         return project(block.stack(x, rope)[:, :, -1]).transpose(1, 2)
@@ -192,7 +194,7 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor, rope: Rope, noise: Tensor | None, gate: Tensor | None) -> Tensor:
         """latents (batch, channels, n), noise (batch, n, stride, width), gate (batch, n): 0 where padded."""
-        _, project, _, block = self.layers
+        project, block = self.layers[1], cast("ResamplingBlock", self.layers[3])
         x = project(latents.transpose(1, 2))
         if gate is not None:
             x = x * gate[:, :, None].to(x.dtype)

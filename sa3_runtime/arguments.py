@@ -1,0 +1,261 @@
+"""The flags of `sa3`. Imports nothing heavy, so that --help answers at once.
+
+A flag that is not given leaves None: what it then means depends on the model or on the record a clip is made from.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  2    the request cannot be done: a flag, a prompt, an audio file
+  3    the model is not there, not accessible, or does not fit together
+  4    no backend, device or precision that can run it here
+  5    a stage produced NaN, silence or a constant
+  6    the result could not be written
+  130  interrupted
+  141  whatever read the output went away
+"""
+FORMATS = "wav, flac, mp3, ogg, opus"
+
+Command = argparse.ArgumentParser
+Commands = Any  # argparse's own type of it is private
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    return parser().parse_args(argv)
+
+
+def parser() -> Command:
+    top = Command(
+        prog="sa3",
+        description="Stable Audio 3: from a prompt to sound, on this machine.",
+        epilog=f"Each command has its own --help.\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action=_Version, help="print the version and stop")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _generate(commands)
+    _encode(commands)
+    _decode(commands)
+    _models(commands)
+    _doctor(commands)
+    return top
+
+
+class _Version(argparse.Action):
+    """Looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+
+    def __call__(self, parser: Command, *_: object) -> None:
+        parser.exit(message=f"sa3-runtime {version('sa3-runtime')}\n")
+
+
+def _command(commands: Commands, name: str, about: str, more: str = "") -> Command:
+    return commands.add_parser(
+        name,
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}.{more}",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _generate(commands: Commands) -> None:
+    one = _command(commands, "generate", "make sound from a prompt")
+    what = one.add_argument_group("what to make")
+    what.add_argument(
+        "-p", "--prompt", nargs="+", action="extend", metavar="TEXT", help="what to hear; several make a batch"
+    )
+    what.add_argument(
+        "--negative-prompt", nargs="+", metavar="TEXT", help="what not to hear; works with a --cfg-scale other than 1"
+    )
+    what.add_argument(
+        "--duration",
+        nargs="+",
+        type=float,
+        dest="seconds",
+        metavar="S",
+        help="seconds, one for all or one per item (30, or the longest the model makes if that is less)",
+    )
+    what.add_argument("--batch-size", type=int, metavar="N", help="how many (as many as there are prompts)")
+    what.add_argument(
+        "--seed",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="one for the batch, or one per item; -1 has one chosen, printed and recorded (-1)",
+    )
+    what.add_argument(
+        "--from",
+        dest="record",
+        type=Path,
+        metavar="FILE",
+        help="make a clip again from its .json sidecar, or from the sound file itself; other flags override",
+    )
+    _model(one, adapters=True)
+    _sampling(one)
+    _given_audio(one)
+    decoding = one.add_argument_group("decoding")
+    decoding.add_argument("--chunked-decode", **_switch("encode and decode in windows, to bound memory (on)"))
+    decoding.add_argument("--autoencoder-noise", **_switch("add the autoencoder's noise, as the reference does (off)"))
+    decoding.add_argument("--keep-tail", **_switch("keep what was made after the duration (off)"))
+    sound = _sound(one, limiter="-1.0")
+    sound.add_argument(
+        "--save-latents", type=Path, metavar="PATH.npy", help="also write what was decoded, padding included"
+    )
+    sound.add_argument("--sidecar", **_switch("also write a .json beside the sound; its tags hold the same (off)"))
+    _talk(one)
+
+
+def _sampling(one: Command) -> None:
+    group = one.add_argument_group("sampling")
+    group.add_argument("--steps", type=int, metavar="N", help="more is slower (8; 50 for models not post-trained)")
+    group.add_argument(
+        "--cfg-scale", type=float, metavar="X", help="guidance, 1 is none (1.0; 7.0 for models not post-trained)"
+    )
+    group.add_argument("--sampler", metavar="NAME", help="pingpong, euler, rk4 or dpmpp (the model's own)")
+    group.add_argument(
+        "--dist-shift",
+        type=_shift,
+        metavar="NAME",
+        help='where the steps lie: none, logsnr, flux, full, or JSON such as {"type": "flux"} (the model\'s own)',
+    )
+    group.add_argument("--apg-scale", type=float, metavar="X", help="how much of guidance is made orthogonal (1.0)")
+    group.add_argument(
+        "--cfg-interval", nargs=2, type=float, metavar=("LO", "HI"), help="noise levels guidance works at (0 1)"
+    )
+    group.add_argument("--cfg-rescale", type=float, metavar="X", help="rescale what guidance blew up (0.0)")
+    group.add_argument("--padding-seconds", type=float, metavar="S", help="made after the end, then cut off (6.0)")
+    group.add_argument("--truncate-prompt", **_switch("cut a prompt that is too long instead of refusing it (off)"))
+
+
+def _given_audio(one: Command) -> None:
+    group = one.add_argument_group("starting from sound")
+    group.add_argument("--init-audio", type=Path, metavar="PATH", help="sound to vary")
+    group.add_argument("--init-noise-level", type=float, metavar="X", help="how far to leave it, 0 to 1 (0.9)")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--inpaint-audio", type=Path, metavar="PATH", help="sound to make anew in places")
+    either.add_argument("--continue", type=Path, dest="continued", metavar="PATH", help="sound to go on from its end")
+    group.add_argument(
+        "--inpaint-start", type=float, action="append", metavar="S", help="where a place begins; repeat for more"
+    )
+    group.add_argument(
+        "--inpaint-end", type=float, action="append", metavar="S", help="where it ends; as many as there are starts"
+    )
+    _resampler(group)
+
+
+def _encode(commands: Commands) -> None:
+    one = _command(commands, "encode", "turn a sound file into latents", " A .npy of float32 (channels, frames).")
+    one.add_argument("audio", type=Path, metavar="AUDIO")
+    one.add_argument("-o", "--output", type=Path, default=Path("latents.npy"), metavar="PATH.npy")
+    one.add_argument("--chunked", default=True, **_switch("in windows, to bound memory (on)"))
+    _resampler(one)
+    _model(one)
+    _talk(one)
+
+
+def _decode(commands: Commands) -> None:
+    one = _command(commands, "decode", "turn latents into a sound file", " As `encode` and --save-latents write them.")
+    one.add_argument("latents", type=Path, metavar="LATENTS.npy")
+    one.add_argument("--chunked", default=True, **_switch("in windows, to bound memory (on)"))
+    one.add_argument("--duration", type=float, dest="seconds", metavar="S", help="cut the sound there (all of it)")
+    _sound(one, limiter="off")
+    _model(one)
+    _talk(one)
+
+
+def _models(commands: Commands) -> None:
+    one = _command(commands, "models", "list the models known by name, and which are on this machine")
+    one.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _doctor(commands: Commands) -> None:
+    one = _command(
+        commands, "doctor", "say what works on this machine, and why not the rest", " Exit code 4 if nothing does."
+    )
+    one.add_argument("--model", default="nano", help="what to try it with (nano)")
+    one.add_argument("--deep", action="store_true", help="a whole generation on every backend and device")
+    one.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+# What several commands share
+
+
+def _model(one: Command, *, adapters: bool = False) -> None:
+    group = one.add_argument_group("model")
+    group.add_argument("--model", help="a name (see `sa3 models`), a folder, OWNER/REPOSITORY or random:NAME (nano)")
+    group.add_argument("--revision", metavar="REV", help="of a repository: branch, tag or commit (main)")
+    group.add_argument("--backend", metavar="NAME", help="auto, or one that `sa3 doctor` lists (auto)")
+    group.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="of the transformer (auto)")
+    group.add_argument(
+        "--no-half", dest="precision", action="store_const", const="fp32", help="the same as --precision fp32"
+    )
+    group.add_argument("--threads", type=int, metavar="N", help="on a CPU (the backend's choice)")
+    if not adapters:
+        return
+    group.add_argument(
+        "--lora-ckpt-path", type=Path, action="append", metavar="PATH", help="adapter, .safetensors; repeat for more"
+    )
+    group.add_argument(
+        "--lora-strength",
+        type=float,
+        action="append",
+        metavar="X",
+        help="of all adapters, or repeated, one for each (1.0)",
+    )
+    group.add_argument("--lora-index", type=int, metavar="N", help="the one adapter, from 0, that a strength is for")
+
+
+def _sound(one: Command, *, limiter: str) -> Any:
+    group = one.add_argument_group("output")
+    group.add_argument(
+        "-o", "--output", type=Path, metavar="PATH", help=f"{FORMATS}; a batch gets _0, _1... (output.wav)"
+    )
+    group.add_argument("--format", metavar="NAME", help=f"{FORMATS}, where the name does not end in it")
+    group.add_argument("--bits", choices=("16", "24", "32f"), help="of wav and flac (16)")
+    group.add_argument(
+        "--limiter", type=_limiter, metavar="DBTP|off", help=f"turn down what peaks over this; off clips ({limiter})"
+    )
+    group.add_argument("--sample-rate", type=int, dest="rate", metavar="HZ", help="(the model's)")
+    group.add_argument("--channels", type=int, choices=(1, 2), help="(the model's)")
+    return group
+
+
+def _resampler(one: Any) -> None:
+    one.add_argument("--resampler", choices=("exact", "fast"), help="of given sound: the reference's, or soxr (exact)")
+
+
+def _talk(one: Command) -> None:
+    group = one.add_argument_group("what is said")
+    group.add_argument("--json", action="store_true", help="one JSON object on stdout, and nothing else there")
+    group.add_argument("--progress", **_switch("a progress bar on stderr (when that is a terminal)"))
+    group.add_argument("-q", "--quiet", action="store_true", help="errors only")
+
+
+def _switch(about: str) -> dict[str, Any]:
+    return {"action": argparse.BooleanOptionalAction, "help": about}
+
+
+def _limiter(text: str) -> float | str:
+    return text if text == "off" else float(text)
+
+
+def _shift(text: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return text
+    return json.loads(text)  # its error is a ValueError, which argparse reports
+
+
+_limiter.__name__, _shift.__name__ = "ceiling", "distribution shift"  # as argparse names them in its errors

@@ -1,0 +1,379 @@
+"""The Python interface that scripts for Stable Audio 3 use, over the one pipeline. It holds no algorithm of its own.
+
+Where it differs from upstream: an impossible request raises (`sa3_engines.errors`) instead of being bent silently, more
+is accepted (a seed per item, `nano`, `random:NAME`, local folders), and a batch may be inpainted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+import torch
+from sa3_engines import models, selection
+from sa3_engines.engine import Options
+from sa3_engines.errors import InvalidRequest
+from torch import Tensor
+
+from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
+from sa3_runtime.coding import Chunking
+from sa3_runtime.pipeline import Pipeline, Watch
+from sa3_runtime.request import AdapterUse, Request
+from sa3_runtime.resample import resample
+from sa3_runtime.tokens import tokenizer_for
+from stable_audio_3.notices import cuts, progress_bar
+
+Name = str | os.PathLike[str]
+Numbers = float | Sequence[float]
+Conditioning = Sequence[Mapping[str, Any]]
+Callback = Callable[[dict[str, Any]], object]
+DURATION = 120.0  # seconds; told from a caller's own 120 by identity, since only the default gives way to a short model
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What scripts read off `model.model`."""
+
+    sample_rate: int
+    io_channels: int  # of the latents
+    audio_channels: int
+    downsampling_ratio: int  # samples per latent
+    sample_size: int  # the most samples made at once, padding included
+    diffusion_objective: str
+
+
+class StableAudioModel:
+    """A whole model: text to audio, audio to audio, inpainting."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._tokenizer = cache(lambda: tokenizer_for(pipeline.source))
+        config = pipeline.config
+        self.model = ModelFacts(
+            sample_rate=config.sample_rate,
+            io_channels=config.autoencoder.latent_channels,
+            audio_channels=config.autoencoder.channels,
+            downsampling_ratio=config.ratio,
+            sample_size=config.sample_size,
+            diffusion_objective=config.objective,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: Name,
+        device: str | torch.device | None = None,
+        model_half: bool = True,
+        *,
+        revision: str | None = None,
+        backend: str = "torch",
+    ) -> StableAudioModel:
+        """A name ("medium", "nano"), a folder, "owner/repository[/subfolder]" or "random:NAME[:SEED]".
+
+        device: "cuda", "mps" or "cpu", which must be there; None takes the best there is.
+        model_half: fp16 on CUDA; elsewhere fp32 either way (fp16 is known to give noise on Apple GPUs, and is no faster
+        on CPUs). The autoencoder and the text encoder run in fp32 always.
+        backend: "torch" as upstream; "auto" also takes exported engines where the model has them.
+        """
+        device, precision = _options(device, half=model_half)
+        return cls(
+            Pipeline.load(os.fspath(name), backend=backend, device=device, precision=precision, revision=revision)
+        )
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """model_config.json as it is."""
+        return dict(self.pipeline.config.raw)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.pipeline.config.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.pipeline.engine.support.device)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        duration: Numbers = DURATION,
+        steps: int = 8,
+        cfg_scale: float = 1.0,
+        batch_size: int = 1,
+        seed: int | Sequence[int] = -1,
+        init_audio: object = None,
+        init_noise_level: float = 1.0,
+        inpaint_audio: object = None,
+        inpaint_mask: object = None,
+        inpaint_mask_start_seconds: Numbers | None = None,
+        inpaint_mask_end_seconds: Numbers | None = None,
+        sample_size: int | None = None,
+        truncate_output_to_duration: bool = True,
+        duration_padding_sec: float = 6.0,
+        apg_scale: float = 1.0,
+        dist_shift: str | Mapping[str, Any] | None = None,
+        return_latents: bool = False,
+        chunked_decode: bool | None = None,
+        conditioning: Conditioning | None = None,
+        negative_conditioning: Conditioning | None = None,
+        *,
+        sampler_type: str | None = None,
+        cfg_interval: tuple[float, float] = (0.0, 1.0),
+        scale_phi: float = 0.0,
+        rescale_cfg: object = None,  # accepted and ignored, as upstream does
+        cfg_norm_threshold: float = 0.0,
+        lora_configs: Sequence[Mapping[str, Any]] | None = None,
+        callback: Callback | None = None,
+        disable_tqdm: bool = False,
+    ) -> Tensor:
+        """Audio (batch, 2, samples) in [-1, 1], or with return_latents latents (batch, channels, frames); float32.
+
+        It is on the CPU, or on the model's device where that is a GPU. What exceeds full scale is clamped.
+
+        prompt, negative_prompt, duration: one, or a list with one per item; batch_size may then be left at 1.
+        duration: the default gives way to the model's longest where that is less than 120 s.
+        seed: -1 chooses one; a list has one per item, and each item is then what it would be alone.
+        init_audio, inpaint_audio: (rate, audio) or (audio, rate), or a path.
+        inpaint_mask: one value per sample, 1 keeps; or instead start and end seconds of what is made anew: floats, or
+        lists of the same length.
+        sample_size: the most samples made. None is the model's own; upstream silently takes 5292032 for every model,
+        which cuts medium to 120 s: pass that number to have the same.
+        conditioning: dicts {"prompt": ..., "seconds_total": ...}, one per item, instead of prompt and duration.
+        dist_shift: "logsnr", "full", "flux", "none", or a dict with "type" and that type's options.
+        chunked_decode: None does as the checkpoint says; False decodes in one pass.
+        lora_configs: dicts {"lora_index": ..., "interval": (low, high), "layer_filter": ...}.
+        callback: called before every step with {"i", "t", "sigma", "x"}.
+        A prompt that is too long is cut, with a warning.
+        """
+        most = sample_size or self.pipeline.config.sample_size
+        longest = min(self.pipeline.config.seconds_max, most / self.sample_rate)
+        seconds = min(DURATION, longest) if duration is DURATION else duration
+        prompts, seconds = _from_conditioning(conditioning, "conditioning", prompt, _plain(seconds))
+        negatives, _ = _from_conditioning(negative_conditioning, "negative_conditioning", negative_prompt, seconds)
+        for sentence in cuts(self.pipeline, self._tokenizer, prompts, negatives):
+            warnings.warn(sentence, stacklevel=2)
+        request = Request(
+            prompt=cast("str | Sequence[str]", prompts),
+            negative_prompt=negatives,
+            seconds=seconds,
+            batch_size=None if batch_size == 1 else _plain(batch_size),
+            seed=_plain(seed),
+            steps=_plain(steps),
+            cfg_scale=_plain(cfg_scale),
+            sampler=sampler_type,
+            dist_shift=dist_shift,
+            apg_scale=_plain(apg_scale),
+            cfg_interval=cast("tuple[float, float]", tuple(_plain(cfg_interval))),
+            cfg_rescale=_plain(scale_phi),
+            cfg_norm_threshold=_plain(cfg_norm_threshold),
+            init_audio=init_audio,
+            init_noise_level=_plain(init_noise_level),
+            inpaint_audio=inpaint_audio,
+            inpaint_regions=_regions(inpaint_mask_start_seconds, inpaint_mask_end_seconds),
+            inpaint_mask=_mask(inpaint_mask),
+            padding_seconds=_plain(duration_padding_sec),
+            sample_size=_plain(sample_size),
+            chunking=None if chunked_decode is False else Chunking(),
+            truncate=truncate_output_to_duration,
+            truncate_prompt=True,
+            adapters=None if lora_configs is None else [_adapter_use(one) for one in lora_configs],
+        )
+        with progress_bar(hidden=disable_tqdm) as progress:
+            made = self.pipeline.generate(request, Watch(progress=progress, step=_step(callback)))
+        return _tensor(self.pipeline, made.latents if return_latents else made.audio)
+
+    def load_lora(self, path: Name | Sequence[Name], weight: float = 1.0) -> None:
+        """Adds adapters (safetensors), in this order, after those there are. Either all of them are added or none.
+
+        Pickled ones (.ckpt) are refused: opening them can run any code.
+        """
+        loaded = self.pipeline.adapters.loaded
+        before = len(loaded)
+        try:
+            for one in [path] if isinstance(path, str | os.PathLike) else path:
+                self.pipeline.load_adapter(os.fspath(one), _plain(weight))
+        except BaseException:
+            del loaded[before:]
+            raise
+
+    def set_lora_strength(self, strength: float, lora_index: int | None = None, target: str | None = None) -> None:
+        """Of one adapter or of all; target: "dit", "conditioner" or None for both."""
+        self.pipeline.adapters.set_strength(_plain(strength), lora_index, target)
+
+
+class AutoencoderModel:
+    """An autoencoder alone, or a whole model's: audio to latents and back."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: Name,
+        device: str | torch.device | None = None,
+        model_half: bool = True,
+        *,
+        revision: str | None = None,
+        backend: str = "torch",
+    ) -> AutoencoderModel:
+        """As `StableAudioModel.from_pretrained`; of a whole model only the autoencoder is loaded.
+
+        model_half has no effect: the autoencoder's attention takes differences that half precision loses.
+        """
+        device, precision = _options(device, half=model_half)
+        source = models.locate(os.fspath(name), revision=revision).autoencoder_only()
+        engine, choice = selection.open_engine(source, backend, Options(device=device, precision=precision))
+        return cls(Pipeline(engine, source, choice=choice))
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """model_config.json as it is."""
+        return dict(self.pipeline.config.raw)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.pipeline.config.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.pipeline.engine.support.device)
+
+    def encode(self, audio: Any, sr: int, chunked: bool = False, chunk_size: int = 128, overlap: int = 32) -> Tensor:
+        """Latents (batch, channels, frames).
+
+        audio: (n,), (channels, n) or (batch, channels, n), or a list of the first two, whose lengths may differ: all
+        are padded with silence to the longest, in whole frames. sr is its rate, the model's own or another.
+        """
+        config = self.pipeline.config
+        sounds = [as_sound((_plain(sr), one), f"audio[{index}]") for index, one in enumerate(_items(audio))]
+        samples = [
+            fix_channels(resample(sound.samples, sound.rate, config.sample_rate), config.autoencoder.channels)
+            for sound in sounds
+        ]
+        frames = math.ceil(max(one.shape[1] for one in samples) / config.ratio)
+        chunking = Chunking(size=chunk_size, overlap=overlap) if chunked else None
+        latents = [
+            self.pipeline.encode(Sound(fit(one, frames * config.ratio), config.sample_rate), chunking=chunking)
+            for one in samples
+        ]
+        return _tensor(self.pipeline, np.concatenate(latents))
+
+    def decode(self, latents: Any, chunked: bool = False, chunk_size: int = 128, overlap: int = 32) -> Tensor:
+        """Audio (batch, 2, samples) from latents (batch, channels, frames) or (channels, frames)."""
+        array = torch.as_tensor(latents).detach().float().cpu().numpy()
+        chunking = Chunking(size=chunk_size, overlap=overlap) if chunked else None
+        return _tensor(
+            self.pipeline, self.pipeline.decode(array[None] if array.ndim == 2 else array, chunking=chunking)
+        )
+
+
+def _options(device: str | torch.device | None, *, half: bool) -> tuple[str, str]:
+    """Device and precision as backends name them; each knows what half precision means on its devices."""
+    return "auto" if device is None else str(device), "auto" if half else "fp32"
+
+
+def _tensor(pipeline: Pipeline, array: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+    support = pipeline.engine.support
+    return tensor.to(support.device) if support.backend == "torch" else tensor
+
+
+def _plain(value: Any) -> Any:
+    """Scalars and vectors of numpy and torch as Python's own numbers and lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _from_conditioning(entries: Conditioning | None, name: str, prompt: object, seconds: Any) -> tuple[Any, Any]:
+    """Prompts and durations, one per entry; what an entry leaves out is taken from the arguments."""
+    if entries is None:
+        if prompt is None and name == "conditioning":
+            raise InvalidRequest("give a prompt, or conditioning=[{'prompt': ..., 'seconds_total': ...}]")
+        return prompt, seconds
+    prompts: list[object] = []
+    durations: list[object] = []
+    for entry in entries:
+        if unknown := set(entry) - {"prompt", "seconds_total"}:
+            raise InvalidRequest(f"{name} has {', '.join(sorted(unknown))}; the model knows prompt and seconds_total")
+        prompts.append(entry.get("prompt", prompt))
+        durations.append(_plain(entry.get("seconds_total", seconds)))
+    if name == "negative_conditioning":
+        _check_same(durations, seconds)
+        return prompts, seconds
+    return prompts, durations
+
+
+def _check_same(negative: list[object], seconds: Any) -> None:
+    expected = seconds if isinstance(seconds, list) else [seconds]
+    many = max(len(expected), len(negative))
+    if any(a != b for a, b in zip(negative * many, expected * many, strict=False)):
+        raise InvalidRequest(f"negative_conditioning's seconds_total {negative} must be the durations, {expected}")
+
+
+def _regions(start: Any, end: Any) -> list[tuple[float, float]]:
+    starts, ends = _several(start), _several(end)
+    if len(starts) != len(ends):
+        raise InvalidRequest(
+            f"{len(starts)} inpaint_mask_start_seconds and {len(ends)} inpaint_mask_end_seconds; they come in pairs"
+        )
+    return list(zip(starts, ends, strict=True))
+
+
+def _several(value: Any) -> list[float]:
+    value = _plain(value)
+    return [] if value is None else [_plain(one) for one in value] if isinstance(value, list | tuple) else [value]
+
+
+def _mask(mask: Any) -> np.ndarray | None:
+    if mask is None:
+        return None
+    array = torch.as_tensor(mask).detach().float().cpu().numpy()
+    if array.size != array.shape[-1]:
+        raise InvalidRequest(f"inpaint_mask has shape {array.shape}; (samples,) was expected: it is one for the batch")
+    return array.reshape(-1)
+
+
+def _adapter_use(config: Mapping[str, Any]) -> AdapterUse:
+    if unknown := set(config) - {"lora_index", "interval", "layer_filter"}:
+        raise InvalidRequest(
+            f"lora_configs has {', '.join(sorted(unknown))}; it knows lora_index, interval, layer_filter"
+        )
+    if "lora_index" not in config:
+        raise InvalidRequest("an entry of lora_configs lacks its lora_index")
+    low, high = config.get("interval") or (0.0, 1.0)
+    layers = config.get("layer_filter") or ""
+    return AdapterUse(
+        index=config["lora_index"],
+        interval=(float(low), float(high)),
+        skip_layers=layers if isinstance(layers, str) else ",".join(layers),
+    )
+
+
+def _step(callback: Callback | None) -> Callable[[int, np.ndarray, np.ndarray], None] | None:
+    if callback is None:
+        return None
+
+    def step(index: int, levels: np.ndarray, state: np.ndarray) -> None:
+        t = torch.from_numpy(levels.copy())
+        callback({"i": index, "t": t, "sigma": t, "x": torch.from_numpy(state.copy())})
+
+    return step
+
+
+def _items(audio: Any) -> list[Any]:
+    """One entry per item, each a tensor, so that its channels come first."""
+    if isinstance(audio, list | tuple):
+        entries = [torch.as_tensor(one) for one in cast("Sequence[Any]", audio)]
+    else:
+        tensor = torch.as_tensor(audio)
+        entries = list(tensor) if tensor.ndim == 3 else [tensor]
+    if not entries:
+        raise InvalidRequest("there is no audio to encode: the batch is empty")
+    return entries
