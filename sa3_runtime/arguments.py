@@ -13,6 +13,7 @@ from typing import Any
 EXIT_CODES = """\
 exit codes:
   0    done
+  1    it failed here, with the reason given: out of memory and the like
   2    the request cannot be done: a flag, a prompt, an audio file
   3    the model is not there, not accessible, or does not fit together
   4    no backend, device or precision that can run it here

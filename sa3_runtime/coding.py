@@ -27,7 +27,7 @@ class Chunking:
     def __post_init__(self) -> None:
         if self.size < 2 or not 0 <= self.overlap < self.size:
             raise InvalidRequest(
-                f"chunks of {self.size} latents that overlap by {self.overlap}; the size must be 2 or more, the overlap less"
+                f"chunks of {self.size} latents, overlap {self.overlap}: the size must be 2 or more, the overlap less"
             )
 
     def windows(self, total: int) -> list[tuple[int, int, int]]:

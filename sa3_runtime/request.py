@@ -87,10 +87,12 @@ def plan(request: Request, config: ModelConfig) -> Plan:
     """Every refusal that can be made without running anything is made here."""
     r = request
     prompts = _texts(r.prompt, "prompt")
-    counts = {len(v) for v in (prompts, r.negative_prompt, r.seconds, r.seed) if _is_list(v) and len(v) > 1}
-    items = r.batch_size if r.batch_size is not None else max(counts, default=1)
-    if isinstance(items, bool) or not 1 <= items <= MOST_ITEMS:
-        raise InvalidRequest(f"batch size {items!r}; it must be from 1 to {MOST_ITEMS}")
+    others = [len(v) for v in (r.negative_prompt, r.seconds, r.seed) if _is_list(v)]
+    items = r.batch_size or len(prompts)
+    if r.batch_size is None and items == 1:
+        items = max(others, default=1)
+    if isinstance(items, bool) or r.batch_size == 0 or not 1 <= items <= MOST_ITEMS:
+        raise InvalidRequest(f"batch size {r.batch_size!r}; it must be from 1 to {MOST_ITEMS}")
     sample_size = config.sample_size if r.sample_size is None else r.sample_size
     seconds = [_seconds(s, config, sample_size) for s in _spread(r.seconds, items, "seconds")]
     seed, seeds = _seeds(r.seed, items)

@@ -1,0 +1,243 @@
+"""The command `sa3`. Only this file prints; what is heavy is imported after the flags are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sa3_engines.errors import BackendUnavailable, OutputError, Sa3Error
+
+from sa3_runtime import arguments
+
+if TYPE_CHECKING:
+    from sa3_runtime.doctor import Probe, Report
+    from sa3_runtime.jobs import Listener, Result
+    from sa3_runtime.machine import Machine
+
+INTERRUPTED, PIPE_CLOSED = 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        try:
+            args = arguments.parse(argv)
+            return COMMANDS[args.command](args)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _leave_stdout()
+        return PIPE_CLOSED
+    except Sa3Error as e:
+        _say(str(e))
+        return e.exit_code
+
+
+def _say(text: str) -> None:
+    print(f"sa3: {text}", file=sys.stderr, flush=True)
+
+
+def _out(text: str) -> None:
+    # A file's name may hold what this terminal has no character for.
+    known = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(known, "backslashreplace").decode(known), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        _leave_stdout()
+        raise OutputError(f"cannot write to standard output: {e.strerror or e}") from e
+
+
+def _leave_stdout() -> None:
+    """Python writes what is left for it once more on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# generate, encode, decode
+
+
+def _generate(args: Namespace) -> int:
+    from sa3_runtime import jobs
+
+    job = jobs.prepare(args)
+    return _work(args, lambda listener: jobs.generate(job, listener))
+
+
+def _encode(args: Namespace) -> int:
+    from sa3_runtime import jobs
+
+    return _work(args, lambda listener: jobs.encode(args, listener))
+
+
+def _decode(args: Namespace) -> int:
+    from sa3_runtime import jobs
+
+    return _work(args, lambda listener: jobs.decode(args, listener))
+
+
+def _work(args: Namespace, work: Callable[[Listener], Result]) -> int:
+    from sa3_runtime.jobs import Listener
+    from sa3_runtime.progress import Bars
+
+    warnings: list[str] = []
+
+    def warn(text: str) -> None:
+        warnings.append(text)
+        bars.close()
+        if not args.quiet:
+            _say(text)
+
+    with ExitStack() as stack:
+        if args.quiet:
+            _quiet_downloads()
+        shown = sys.stderr.isatty() and not args.quiet if args.progress is None else args.progress
+        bars = stack.enter_context(Bars(shown=shown))
+        result = work(Listener(progress=bars, warn=warn))
+    if args.json:
+        _out(json.dumps(_as_json(result) | {"warnings": warnings}))
+    elif not args.quiet:
+        for line in _lines(result):
+            _out(line)
+    return 0
+
+
+def _quiet_downloads() -> None:
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+
+
+def _lines(result: Result) -> list[str]:
+    support, spent = result.support, result.working
+    how = f"{support.backend} on {support.device} in {support.precision}"
+    took = f"{how}, {spent:.1f} s, {result.times_real_time:.1f}x real time"
+    files = [
+        f"{file}: {seconds:.2f} s" + (f", seed {result.seeds[index]}" if result.seeds else "")
+        for index, (file, seconds) in enumerate(zip(result.files, result.durations, strict=True))
+    ]
+    return [f"{files[0]}; {took}"] if len(files) == 1 else [*files, took]
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    return {
+        "files": [str(path) for path in result.files],
+        "sidecars": [str(path) for path in result.sidecars],
+        "latents": [str(path) for path in result.latents],
+        "durations": result.durations,
+        "seed": result.seeds[0] if len(set(result.seeds)) == 1 else result.seeds or None,
+        "model": result.model,
+        "backend": result.support.backend,
+        "device": result.support.device,
+        "precision": result.support.precision,
+        "seconds": result.seconds,
+        "times_real_time": result.times_real_time,
+    }
+
+
+# models
+
+
+def _models(args: Namespace) -> int:
+    from sa3_runtime import catalogue
+
+    entries = catalogue.entries()
+    if args.json:
+        _out(json.dumps({"models": [asdict(entry) for entry in entries], "licence": catalogue.LICENCE}))
+        return 0
+    rows = [
+        (
+            ", ".join((entry.name, *entry.aliases)),
+            str(entry.max_seconds or "-"),
+            "here" if entry.here else "gated" if entry.gated else "hub",
+            entry.repo or "-",
+            entry.about,
+        )
+        for entry in entries
+    ]
+    _out(_table(("name", "max s", "where", "repository", "for"), rows))
+    _out(f"\n{catalogue.LICENCE}")
+    return 0
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# doctor
+
+
+def _doctor(args: Namespace) -> int:
+    from sa3_runtime import doctor
+
+    def tell(what: str) -> None:
+        if sys.stderr.isatty():
+            _say(f"trying {what}")
+
+    report = doctor.examine(args.model, deep=args.deep, tell=tell)
+    if args.json:
+        _out(json.dumps(asdict(report) | {"healthy": report.healthy}))
+    else:
+        _out("\n\n".join((_machine(report.machine), _probes(report.probes), _verdict(report))))
+    return 0 if report.healthy else BackendUnavailable.exit_code
+
+
+def _machine(m: Machine) -> str:
+    limits = [f"{m.usable_cores} of {m.cores} cores usable"] if m.usable_cores != m.cores else [f"{m.cores} cores"]
+    limits += [f"held to {m.core_limit:g} of them by its cgroup"] if m.core_limit is not None else []
+    memory = f"{_gb(m.available)} of {_gb(m.memory)} available"
+    memory += f", held to {_gb(m.memory_limit)} by its cgroup" if m.memory_limit is not None else ""
+    facts = {
+        "sa3-runtime": f"{m.version}, Python {m.python}, {m.system}",
+        "processor": "; ".join((m.cpu, ", ".join(limits), " ".join(m.flags) or "no flags known")),
+        "memory": memory,
+        "downloads": m.cache + (" (offline: HF_HUB_OFFLINE is set)" if m.offline else ""),
+    }
+    lines = [f"{name:12} {text}" for name, text in facts.items()]
+    return "\n".join([*lines, *(f"warning: {text}" for text in m.warnings)])
+
+
+def _gb(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+def _probes(probes: Sequence[Probe]) -> str:
+    rows = [(p.backend, p.device or "-", _joined(p.versions), p.problem or _ran(p)) for p in probes]
+    return _table(("backend", "device", "versions", "result"), rows)
+
+
+def _joined(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items()) or "-"
+
+
+def _ran(p: Probe) -> str:
+    decoded = f"ran: decoded in {1000 * (p.seconds or 0):.0f} ms with {p.model}"
+    return decoded if p.generated is None else f"{decoded}, made 1 s of sound in {p.generated:.2f} s"
+
+
+def _verdict(report: Report) -> str:
+    auto = report.auto
+    if auto.problem is not None:
+        return f"{auto.model} does not work here: {auto.problem}"
+    took = f"loaded in {auto.seconds_to_load:.2f} s, made 1 s of sound in {auto.seconds_to_make:.2f} s"
+    lines = [f"{auto.model} runs on {auto.backend}, {auto.device}, {auto.precision}: {took}"]
+    return "\n".join([*lines, *(f"  not on {reason}" for reason in auto.refused)])
+
+
+COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
+    "generate": _generate,
+    "encode": _encode,
+    "decode": _decode,
+    "models": _models,
+    "doctor": _doctor,
+}

@@ -1,0 +1,243 @@
+"""What `sa3 generate`, `encode` and `decode` do, from flags to files. Prints nothing."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sa3_engines import models
+from sa3_engines.config import ModelConfig
+from sa3_engines.engine import Support
+from sa3_engines.errors import InvalidRequest
+from sa3_engines.models import Source
+
+from sa3_runtime import audio, drafts, outputs, record
+from sa3_runtime.audio import Sound
+from sa3_runtime.coding import Chunking
+from sa3_runtime.files import check_writable
+from sa3_runtime.finish import Finish, finish
+from sa3_runtime.outputs import Output
+from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
+from sa3_runtime.record import Recipe
+from sa3_runtime.request import Plan, Request, plan
+
+DURATION = 30.0
+STEPS, CFG_SCALE = {True: 8, False: 50}, {True: 1.0, False: 7.0}  # by whether a model is post-trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    progress: Callable[[Progress], None]
+    warn: Callable[[str], None]
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What was written, and what it took."""
+
+    model: str
+    support: Support
+    seconds: dict[str, float]  # spent in each stage
+    files: list[Path] = field(default_factory=list[Path])
+    durations: list[float] = field(default_factory=list[float])  # of the sound in or behind each file
+    seeds: list[int] = field(default_factory=list[int])
+    sidecars: list[Path] = field(default_factory=list[Path])
+    latents: list[Path] = field(default_factory=list[Path])
+
+    @property
+    def working(self) -> float:
+        return sum(spent for stage, spent in self.seconds.items() if stage != "load")
+
+    @property
+    def times_real_time(self) -> float:
+        return sum(self.durations) / max(self.working, 1e-9)
+
+
+@contextmanager
+def opened(recipe: Recipe, spent: dict[str, float], listener: Listener) -> Generator[Pipeline]:
+    listener.progress(Progress("load", 0, 1))
+    start = time.perf_counter()
+    with recipe.open() as pipeline:
+        spent["load"] = time.perf_counter() - start
+        if note := about_weights(pipeline.source):
+            listener.warn(note)
+        yield pipeline
+
+
+def about_weights(source: Source) -> str | None:
+    if source.seed is not None:
+        return "random weights: for measuring, not for listening"
+    if not source.config.raw.get("sa3_trained", True):
+        return f"{source.name}'s weights are random until it is trained: expect noise, not music"
+    return None
+
+
+# generate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A generation that has passed every check that needs no model."""
+
+    recipe: Recipe
+    wanted: Output
+    named: frozenset[str]  # settings that somebody chose; what the rest means depends on the model
+    base: Mapping[str, Any] | None  # the record it is made from
+
+    def request(self, config: ModelConfig) -> Request:
+        trained = config.objective == "rf_denoiser"
+        usual = {
+            "seconds": min(DURATION, config.longest_seconds),
+            "steps": STEPS[trained],
+            "cfg_scale": CFG_SCALE[trained],
+        }
+        return replace(self.recipe.request, **{name: value for name, value in usual.items() if name not in self.named})
+
+    def items(self, planned: Plan) -> list[int]:
+        """Which of the batch are written. One of a batch is made with the rest: they share a stream of noise."""
+        if self.recipe.item is None:
+            return list(range(planned.items))
+        if self.recipe.item >= planned.items:
+            raise InvalidRequest(f"the record is of item {self.recipe.item} in a batch of {planned.items}")
+        return [self.recipe.item]
+
+
+def prepare(args: Namespace) -> Job:
+    base = None if args.record is None else record.read(args.record)
+    if args.prompt is None and base is None:
+        raise InvalidRequest("there is nothing to make: give -p/--prompt, or a clip to make again with --from")
+    draft = drafts.draft(args, base)
+    wanted = outputs.output(
+        args.output,
+        args.format,
+        args.bits,
+        sidecar=bool(args.sidecar),
+        latents=args.save_latents,
+        like=(base or {}).get("output"),
+    )
+    outputs.targets(wanted, 1)
+    recipe = record.from_record(draft, None if args.record is None else args.record.parent)
+    job = Job(recipe=recipe, wanted=wanted, named=frozenset(draft["request"]), base=base)
+    config = known_config(recipe.model)
+    if config is not None:
+        planned = plan(job.request(config), config)
+        outputs.targets(wanted, len(job.items(planned)))
+    return job
+
+
+def known_config(model: str) -> ModelConfig | None:
+    """The model's configuration where that needs no download, so that what cannot be done is refused before one."""
+    name = models.ALIASES.get(model, model)
+    if name in models.RELEASED:
+        return models.released_config(name)
+    local = model.startswith("random:") or name == "nano" or Path(model).expanduser().is_dir()
+    return models.locate(model).config if local else None
+
+
+def generate(job: Job, listener: Listener) -> Result:
+    spent: dict[str, float] = {}
+    with opened(job.recipe, spent, listener) as pipeline:
+        request = job.request(pipeline.config)
+        outputs.targets(job.wanted, len(job.items(plan(request, pipeline.config))))
+        if request.negative_prompt is not None and request.cfg_scale == 1:
+            listener.warn("the negative prompt does nothing at a cfg scale of 1")
+        generation = pipeline.generate(request, Watch(progress=listener.progress))
+        result = Result(
+            model=pipeline.source.name, support=pipeline.engine.support, seconds=spent | dict(generation.seconds_spent)
+        )
+        for warning in generation.warnings:
+            listener.warn(warning)
+        start = time.perf_counter()
+        _write(job, generation, pipeline, result, listener)
+        result.seconds["write"] = time.perf_counter() - start
+    return result
+
+
+def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result, listener: Listener) -> None:
+    planned, created = generation.plan, datetime.now(UTC)
+    items = job.items(planned)
+    for index, target in zip(items, outputs.targets(job.wanted, len(items)), strict=True):
+        made = record.make(job.recipe, generation, pipeline, index, created)
+        if index == items[0] and job.base is not None:
+            for difference in record.differences(job.base, made):
+                listener.warn(difference)
+        made["output"] = {"format": job.wanted.format, "bits": job.wanted.bits}
+        sound = generation.sounds[index]
+        for warning in outputs.write(job.wanted, target, sound, generation.latents[index], made):
+            listener.warn(warning)
+        result.files.append(target.sound)
+        result.durations.append(sound.seconds)
+        result.seeds.append(planned.seed if planned.seeds is None else planned.seeds[index])
+        result.sidecars += [target.sidecar] if target.sidecar is not None else []
+        result.latents += [target.latents] if target.latents is not None else []
+
+
+# encode and decode
+
+
+def _recipe(args: Namespace) -> Recipe:
+    return record.from_record({name: getattr(args, name) for name in drafts.MODEL})
+
+
+def _chunking(args: Namespace) -> Chunking | None:
+    return Chunking() if args.chunked else None
+
+
+def encode(args: Namespace, listener: Listener) -> Result:
+    outputs.check_npy(args.output)
+    check_writable(args.output)
+    sound = audio.read(args.audio)
+    spent: dict[str, float] = {}
+    with opened(_recipe(args), spent, listener) as pipeline:
+        start = time.perf_counter()
+        latents = pipeline.encode(
+            sound,
+            chunking=_chunking(args),
+            method=args.resampler or "exact",
+            watch=Watch(progress=listener.progress),
+        )
+        spent["encode"] = time.perf_counter() - start
+        outputs.write_npy(args.output, latents[0])
+        return Result(
+            model=pipeline.source.name,
+            support=pipeline.engine.support,
+            seconds=spent,
+            files=[args.output],
+            durations=[sound.seconds],
+        )
+
+
+def decode(args: Namespace, listener: Listener) -> Result:
+    wanted = outputs.output(args.output, args.format, args.bits)
+    (target,) = outputs.targets(wanted, 1)
+    how, spent = Finish(**drafts.finish(args, {}, None)), dict[str, float]()
+    if args.seconds is not None and not args.seconds > 0:
+        raise InvalidRequest(f"duration {args.seconds:g} s; it must be more than 0")
+    config = known_config(args.model or "nano")
+    latents = None if config is None else outputs.read_npy(args.latents, config.autoencoder.latent_channels)
+    with opened(_recipe(args), spent, listener) as pipeline:
+        if latents is None:
+            latents = outputs.read_npy(args.latents, pipeline.config.autoencoder.latent_channels)
+        start = time.perf_counter()
+        samples = pipeline.decode(latents, chunking=_chunking(args), watch=Watch(progress=listener.progress))[0]
+        spent["decode"] = time.perf_counter() - start
+        rate = pipeline.config.sample_rate
+        if args.seconds is not None and args.seconds * rate < samples.shape[1]:
+            samples = samples[:, : max(1, int(args.seconds * rate))]
+        sound, report = finish(Sound(samples, rate), how)
+        if report.changed and how.limiter is None:
+            listener.warn(f"{report.changed:.2%} of the samples exceeded full scale and were clipped; see --limiter")
+        outputs.write_sound(wanted, target.sound, sound, {"software": record.SOFTWARE})
+        return Result(
+            model=pipeline.source.name,
+            support=pipeline.engine.support,
+            seconds=spent,
+            files=[target.sound],
+            durations=[sound.seconds],
+        )

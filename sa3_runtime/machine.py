@@ -1,0 +1,132 @@
+"""What this machine is, as far as running a model goes. Reads; changes and computes nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+# By their names in /proc/cpuinfo: what kernels choose their code by.
+FLAGS: Mapping[str, str] = {
+    "avx2": "AVX2",
+    "avx512f": "AVX512",
+    "avx_vnni": "VNNI",
+    "avx512_vnni": "AVX512-VNNI",
+    "avx512_bf16": "AVX512-BF16",
+    "amx_int8": "AMX-INT8",
+    "amx_bf16": "AMX-BF16",
+    "asimd": "NEON",
+    "asimddp": "DOTPROD",
+    "i8mm": "I8MM",
+    "bf16": "BF16",
+    "sve": "SVE",
+}
+UNLIMITED = 1 << 60  # what version 1 cgroups say for no limit is a little under 2**63
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    version: str  # of sa3-runtime
+    python: str
+    system: str
+    cpu: str
+    flags: list[str]
+    cores: int
+    usable_cores: int
+    core_limit: float | None  # of the cgroup
+    memory: int | None  # bytes
+    available: int | None
+    memory_limit: int | None  # of the cgroup
+    cache: str
+    offline: bool
+    warnings: list[str]
+
+
+def look(root: Path = Path("/")) -> Machine:
+    from huggingface_hub import constants
+
+    model, flags = _cpu(root)
+    total, available = _memory(root)
+    limit, cores = _cgroup(root)
+    return Machine(
+        version=version("sa3-runtime"),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=model,
+        flags=flags,
+        cores=os.cpu_count() or 1,
+        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        core_limit=cores,
+        memory=total,
+        available=available,
+        memory_limit=limit if limit is not None and (total is None or limit < total) else None,
+        cache=constants.HF_HUB_CACHE,
+        offline=constants.HF_HUB_OFFLINE,
+        warnings=_other_owner(packages_distributions()),
+    )
+
+
+def _other_owner(owners: Mapping[str, list[str]]) -> list[str]:
+    others = sorted(set(owners.get("stable_audio_3", [])) - {"sa3-runtime"})
+    if not others:
+        return []
+    return [
+        f"{', '.join(others)} also installs the package stable_audio_3, over or under ours: which of the two is "
+        "imported is chance; keep one of them, each in its own environment"
+    ]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # not this system, or not for this account
+        return ""
+
+
+def _cpu(root: Path) -> tuple[str, list[str]]:
+    text = _read(root / "proc/cpuinfo")
+    model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    have = set(flags[1].split()) if flags else set()
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    return name, [shown for flag, shown in FLAGS.items() if flag in have]
+
+
+def _memory(root: Path) -> tuple[int | None, int | None]:
+    text = _read(root / "proc/meminfo")
+    found = {name: int(kb) * 1024 for name, kb in re.findall(r"^(MemTotal|MemAvailable):\s*(\d+) kB", text, re.M)}
+    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
+    return found.get("MemTotal"), found.get("MemAvailable")
+
+
+def _cgroup(root: Path) -> tuple[int | None, float | None]:
+    """Bytes and cores this process is held to: the least of its own group's and those above it, version 1 or 2."""
+    memory: list[int] = []
+    cores: list[float] = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, kinds, place = line.split(":", 2)
+        base = root / "sys/fs/cgroup"
+        for kind in kinds.split(",") if kinds else [""]:
+            folder = base / kind / place.lstrip("/")
+            while folder.is_relative_to(base):
+                memory += _numbers(folder / "memory.max") + _numbers(folder / "memory.limit_in_bytes")
+                cores += _share(_numbers(folder / "cpu.max"))
+                cores += _share(_numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us"))
+                folder = folder.parent
+    return min((m for m in memory if m < UNLIMITED), default=None), min(cores, default=None)
+
+
+def _numbers(path: Path) -> list[int]:
+    """`max` and -1, which stand for no limit, are left out."""
+    return [int(word) for word in _read(path).split() if word.isdigit()]
+
+
+def _share(quota_and_period: list[int]) -> list[float]:
+    if len(quota_and_period) != 2 or not quota_and_period[1]:
+        return []
+    return [quota_and_period[0] / quota_and_period[1]]

@@ -1,0 +1,280 @@
+"""How a clip was made, as values JSON can hold, and back to what makes it again.
+
+Flags and records come the same way: a command's flags are a record too, one that says less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from sa3_engines.errors import AudioFileError, InvalidRequest, ModelNotFound
+
+from sa3_runtime import audio, sidecar, tags
+from sa3_runtime.coding import Chunking
+from sa3_runtime.finish import Finish
+from sa3_runtime.pipeline import Generation, Pipeline
+from sa3_runtime.request import AdapterUse, Plan, Request
+
+Record = Mapping[str, Any]
+INPUTS = ("init_audio", "inpaint_audio")
+SOFTWARE = f"sa3-runtime {version('sa3-runtime')}"
+TITLE = 200  # characters of a prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    path: Path
+    sha256: str
+    written: str  # the path as the caller wrote it, which is what a record holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFile(InputFile):
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to open, what to ask of it, and which item of the batch is wanted; None: all."""
+
+    request: Request
+    model: str = "nano"
+    revision: str | None = None
+    backend: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    adapters: Sequence[AdapterFile] = ()
+    inputs: Mapping[str, InputFile] = field(default_factory=dict[str, InputFile])
+    item: int | None = None
+
+    def open(self) -> Pipeline:
+        pipeline = Pipeline.load(
+            self.model,
+            backend=self.backend,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            revision=self.revision,
+        )
+        try:
+            for one in self.adapters:
+                pipeline.load_adapter(one.path, one.strength)
+        except BaseException:
+            pipeline.close()
+            raise
+        return pipeline
+
+
+def make(recipe: Recipe, generation: Generation, pipeline: Pipeline, item: int, created: datetime) -> dict[str, Any]:
+    """What was asked for, and everything that was chosen for it: the seed, the backend, the model's commit."""
+    source, support = pipeline.source, pipeline.engine.support
+    return {
+        "model": recipe.model,
+        "repo": source.repo,
+        "revision": source.revision,
+        "backend": support.backend,
+        "device": support.device,
+        "precision": support.precision,
+        "threads": recipe.threads,
+        "adapters": [{"path": a.written, "sha256": a.sha256, "strength": a.strength} for a in recipe.adapters],
+        "inputs": {
+            name: {"path": recipe.inputs[name].written, "sha256": recipe.inputs[name].sha256}
+            if name in recipe.inputs
+            else {"path": None}
+            for name in (*INPUTS, "inpaint_mask")
+            if getattr(generation.plan.request, name) is not None
+        },
+        "request": _settings(generation.plan),
+        "item": item,
+        "items": generation.plan.items,
+        "created": created.isoformat(timespec="seconds"),
+        "versions": versions() | dict(support.versions),
+    }
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    given = {f.name: getattr(plan.request, f.name) for f in fields(Request)}
+    nested = {name: given[name] and asdict(given[name]) for name in ("chunking", "finish")}
+    chosen = {
+        "prompt": _one_or_all(plan.prompts),
+        "negative_prompt": plan.negatives and _one_or_all(plan.negatives),
+        "seconds": _one_or_all(plan.seconds),
+        "batch_size": plan.items,
+        "seed": plan.seed if plan.seeds is None else plan.seeds,
+        "sampler": plan.sampler,
+        "dist_shift": plan.shift and dict(plan.shift),
+        "adapters": given["adapters"] and [asdict(use) for use in given["adapters"]],
+    }
+    audio_itself = (*INPUTS, "inpaint_mask")
+    return {name: value for name, value in (given | nested | chosen).items() if name not in audio_itself}
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    return values[0] if len(set(values)) == 1 else values
+
+
+def versions() -> dict[str, str]:
+    return {"sa3-runtime": version("sa3-runtime"), "numpy": np.__version__}
+
+
+# Back
+
+
+def from_record(record: Record, folder: Path | None = None) -> Recipe:
+    """Reads the files the record names, here or beside `folder`, and sees that they are what they were.
+
+    A record may come from a file anyone could have edited, so nothing in it is believed before it is looked at.
+    """
+    try:
+        inputs = {name: _input(entry, name, folder) for name, entry in (record.get("inputs") or {}).items()}
+        sounds = {name: audio.read(file.path) for name, file in inputs.items()}
+        return Recipe(
+            request=_request({**(record.get("request") or {}), **sounds}),
+            model=_model(record.get("model") or "nano", folder),
+            revision=_text(record.get("revision")),
+            backend=_text(record.get("backend")) or "auto",
+            device=_text(record.get("device")) or "auto",
+            precision=_text(record.get("precision")) or "auto",
+            threads=_whole(record.get("threads")),
+            adapters=[_adapter(entry, folder) for entry in record.get("adapters") or ()],
+            inputs=inputs,
+            item=_whole(record.get("item")),
+        )
+    except (TypeError, ValueError, AttributeError, KeyError) as e:
+        raise InvalidRequest(f"the record is damaged: {e}") from e
+
+
+def _request(settings: dict[str, Any]) -> Request:
+    if unknown := set(settings) - {f.name for f in fields(Request)}:
+        raise InvalidRequest(f"the record has settings unknown here: {', '.join(sorted(unknown))}; update sa3-runtime")
+    for name, shape in _SHAPES.items():
+        if settings.get(name) is not None:
+            settings[name] = shape(settings[name])
+    return Request(**settings)
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    low, high = value
+    return float(low), float(high)
+
+
+def _use(value: Any) -> AdapterUse:
+    return AdapterUse(**{**value, "interval": _pair(value.get("interval", (0.0, 1.0)))})
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else operator.index(value)
+
+
+_SHAPES: Mapping[str, Callable[[Any], Any]] = {
+    "batch_size": _whole,
+    "sample_size": _whole,
+    "sampler": _text,
+    "cfg_interval": _pair,
+    "inpaint_regions": lambda regions: [_pair(region) for region in regions],
+    "chunking": lambda value: Chunking(**value),
+    "finish": lambda value: Finish(**value),
+    "adapters": lambda uses: [_use(use) for use in uses],
+}
+
+
+def _model(name: Any, folder: Path | None) -> str:
+    here = cast("str", _text(name))
+    if folder is not None and not Path(here).exists() and (folder / here).is_dir():
+        return str(folder / here)
+    return here
+
+
+def _input(entry: Any, name: str, folder: Path | None) -> InputFile:
+    if name not in INPUTS or entry.get("path") is None:
+        raise InvalidRequest(f"the clip was made with {name} that is in no file, so its record cannot make it again")
+    return _found(entry, folder, "audio file")
+
+
+def _adapter(entry: Any, folder: Path | None) -> AdapterFile:
+    file = _found(entry, folder, "adapter")
+    return AdapterFile(
+        path=file.path, sha256=file.sha256, written=file.written, strength=float(entry.get("strength", 1.0))
+    )
+
+
+def _found(entry: Any, folder: Path | None, what: str) -> InputFile:
+    """Where the record says, or there as seen from where the record lies; the one whose content fits."""
+    written, wanted = os.fspath(entry["path"]), _text(entry.get("sha256"))
+    sums: dict[Path, str] = {}
+    for place in (Path(written), *([folder / written] if folder is not None else [])):
+        if place.is_file():
+            sums[place] = sha256(place)
+    for place, found in sums.items():
+        if wanted in (None, found):
+            return InputFile(path=place, sha256=found, written=written)
+    if sums:
+        raise InvalidRequest(f"{what} {written!r} is not what it was when the record was made; name the file to use")
+    missing = f"there is no {what} {written!r}"
+    raise AudioFileError(missing) if what == "audio file" else ModelNotFound(missing)
+
+
+def sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise InvalidRequest(f"cannot read {os.fspath(path)!r}: {e.strerror or e}") from e
+
+
+def differences(record: Record, now: Record) -> list[str]:
+    """Why a clip made again may not be the same to the last bit."""
+    was, are = record.get("versions"), now["versions"]
+    if not isinstance(was, Mapping):
+        return []
+    found = [f"{name} was {was[name]} and is {are[name]}" for name in are if name in was and was[name] != are[name]]
+    found += [
+        f"{name} was {record[name]} and is {now[name]}"
+        for name in ("backend", "device", "precision")
+        if name in record and record[name] != now[name]
+    ]
+    return [f"the clip may differ from its record in small ways: {', '.join(found)}"] if found else []
+
+
+# In the tags of a sound file
+
+
+def to_tags(record: Record) -> dict[str, str]:
+    """Title, date and software for players; the whole record as the comment, where it is not too long for that."""
+    prompts = record["request"]["prompt"]
+    prompt = prompts if isinstance(prompts, str) else prompts[record["item"]]
+    found = {
+        "title": prompt[:TITLE],
+        "date": record["created"][:10],
+        "software": SOFTWARE,
+        "comment": sidecar.dumps(record),
+    }
+    if sum(len(text.encode(errors="replace")) for text in found.values()) > tags.LIMIT:
+        del found["comment"]
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """From a sidecar, or from a sound file's own tags."""
+    if path.suffix.lower().removeprefix(".") not in audio.FORMATS:
+        return sidecar.read(path)
+    comment = audio.read_metadata(path).get("comment", "")
+    if not comment.startswith("{"):
+        raise InvalidRequest(f"{os.fspath(path)!r} does not carry a record of how it was made")
+    return sidecar.loads(comment, os.fspath(path))

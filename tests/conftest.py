@@ -1,0 +1,50 @@
+"""What tests share: the miniature golden models, opened once, with a tokenizer of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sa3_engines import models, selection
+from sa3_runtime.pipeline import Pipeline
+
+GOLDEN = Path(__file__).parent / "golden"
+TINY = ("tiny-small", "tiny-medium")
+
+
+class Words:
+    """A tokenizer for the golden models, which bring none: an id per word, from its letters."""
+
+    def ids(self, prompt: str) -> list[int]:
+        return [1 + sum(map(ord, word)) % 200 for word in prompt.split()]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(scope="session", params=TINY)
+def tiny(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
+    """Both miniatures (plain and differential attention, chunked and sliding window) on the torch engine."""
+    yield from _open(request.param, "torch")
+
+
+@pytest.fixture(scope="session")
+def small() -> Iterator[Pipeline]:
+    yield from _open("tiny-small", "torch")
+
+
+@pytest.fixture
+def null() -> Iterator[Pipeline]:
+    """The small miniature's configuration on an engine that computes nothing."""
+    yield from _open("tiny-small", "null")
+
+
+def _open(name: str, backend: str) -> Iterator[Pipeline]:
+    source = models.from_folder(GOLDEN / name)
+    engine, choice = selection.open_engine(source, backend)
+    with Pipeline(engine, source, Words(), choice) as pipeline:
+        yield pipeline

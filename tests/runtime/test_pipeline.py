@@ -1,0 +1,249 @@
+"""The pipeline on the miniature models: what must be equal, what must differ, and what must stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sa3_engines.errors import BadOutput, Cancelled, InvalidRequest
+from sa3_runtime.finish import Finish
+from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
+from sa3_runtime.request import AdapterUse, Request
+
+Array = np.ndarray
+
+
+def make(pipeline: Pipeline, **request: Any) -> Generation:
+    return pipeline.generate(Request(**{"prompt": "slow rain", "seconds": 2.0, "steps": 3, "seed": 1, **request}))
+
+
+def tone(seconds: float, rate: int = 1600) -> tuple[int, Array]:
+    t = np.arange(int(seconds * rate)) / rate
+    return rate, np.stack([np.sin(300 * t), np.cos(500 * t)], axis=1).astype(np.float32) * 0.5
+
+
+def test_durations_are_honoured(tiny: Pipeline):
+    for seconds in (0.013, 1.0, 2.345):
+        made = make(tiny, seconds=seconds)
+        assert made.audio.shape == (1, 2, int(seconds * 1600))
+        assert np.abs(made.audio).max() <= 1
+
+
+def test_seeds(tiny: Pipeline):
+    first = make(tiny).audio
+    np.testing.assert_array_equal(make(tiny).audio, first)
+    assert np.abs(make(tiny, seed=2).audio - first).max() > 0.01
+    chosen = make(tiny, seed=-1)
+    np.testing.assert_array_equal(make(tiny, seed=chosen.plan.seed).audio, chosen.audio)
+
+
+def test_prompts_and_durations_matter(tiny: Pipeline):
+    first = make(tiny).latents
+    assert np.abs(make(tiny, prompt="fast drums").latents - first).max() > 1e-3
+    assert np.abs(make(tiny, prompt="").latents - first).max() > 1e-3
+
+
+@pytest.mark.parametrize("sampler", ["pingpong", "euler", "rk4", "dpmpp"])
+@pytest.mark.parametrize("guided", [False, True])
+def test_an_item_of_a_batch_is_what_it_is_alone(tiny: Pipeline, sampler: str, guided: bool):
+    """With a seed each, also when prompts, negative prompts and durations differ, and shorter items are masked."""
+    extra = {"cfg_scale": 3.0, "negative_prompt": ["noise", "hum and hiss"]} if guided else {}
+    prompts, seconds = ["slow rain", "one two three four"], [2.0, 1.0]
+    shared = {"sampler": sampler, "padding_seconds": 0.0, "truncate": False}
+    both = make(tiny, prompt=prompts, seconds=seconds, seed=[5, 6], **shared, **extra)
+    negative = extra and {**extra, "negative_prompt": "noise"}
+    alone = make(tiny, prompt=prompts[0], seconds=2.0, seed=[5], **shared, **negative)
+    np.testing.assert_allclose(both.latents[:1], alone.latents, atol=2e-4 * np.abs(alone.latents).max())
+    assert not both.audio[1, :, -(both.audio.shape[2] // 3) :].any(), "the shorter item is silent at its end"
+
+
+def test_what_pads_an_item_does_not_reach_it(tiny: Pipeline):
+    """Masked frames are excluded: an item's sound does not depend on how long the batch's longest is."""
+
+    def second(longest: float) -> Array:
+        shared = {"padding_seconds": 0.0, "truncate": False, "sampler": "euler", "chunking": None}
+        made = make(tiny, prompt=["a", "b"], seconds=[longest, 1.0], seed=[5, 6], **shared)
+        return made.latents[1, :, : 1600 // 64]
+
+    # The noise of an item depends on its shape, so only the statement about masks can be checked, through cfg-free
+    # euler from the same start.
+    noise = np.random.default_rng(0).standard_normal((2, 32, 400)).astype(np.float32)
+
+    class Start:
+        def draw(self, role: str, shape: tuple[int, ...]) -> Array:
+            return np.ascontiguousarray(noise[: shape[0], :, : shape[2]])
+
+    def latents(longest: float) -> Array:
+        request = Request(
+            prompt=["a", "b"], seconds=[longest, 1.0], steps=3, sampler="euler", padding_seconds=0.0, seed=1
+        )
+        return tiny.generate(request, noise=Start()).latents[1, :, :25]
+
+    first = latents(2.0)
+    np.testing.assert_allclose(latents(6.0), first, atol=1e-4 * np.abs(first).max())
+    assert second(2.0).shape == second(3.0).shape
+
+
+def test_guidance_scale_one_is_no_guidance(null: Pipeline):
+    make(null, cfg_scale=1.0, negative_prompt="hum")
+    steps = null.engine.calls.count("step")  # pyright: ignore
+    assert steps == 3
+    assert null.engine.calls.count("prepare") == 1  # pyright: ignore
+
+
+def test_guidance_only_in_its_interval(null: Pipeline):
+    make(null, cfg_scale=4.0, cfg_interval=(0.99, 1.0), steps=4)
+    assert null.engine.calls.count("prepare") == 2, "with guidance for the first step, without for the rest"  # pyright: ignore
+
+
+def test_inpainting_keeps_to_its_mask(tiny: Pipeline):
+    """What is kept reaches the model; with everything to be made anew the given sound does not matter."""
+    everything = {"inpaint_regions": [(0.0, 2.0)]}
+    first = make(tiny, inpaint_audio=tone(2.0), **everything).latents
+    other = make(tiny, inpaint_audio=(1600, tone(2.0)[1] * -0.3), **everything).latents
+    np.testing.assert_array_equal(first, other)
+    some = make(tiny, inpaint_audio=tone(2.0), inpaint_regions=[(0.5, 1.0)]).latents
+    assert np.abs(some - first).max() > 1e-3
+
+
+def test_inpainting_a_batch(tiny: Pipeline):
+    """The reference raises here."""
+    shared = {"inpaint_audio": tone(2.0), "inpaint_regions": [(0.5, 1.0), (1.2, 1.4)]}
+    both = make(tiny, prompt=["a", "b"], seed=[3, 4], **shared)
+    alone = make(tiny, prompt="a", seed=[3], **shared)
+    np.testing.assert_allclose(both.latents[:1], alone.latents, atol=1e-4 * np.abs(alone.latents).max())
+
+
+def test_continuation_is_inpainting_after_the_end(tiny: Pipeline):
+    made = make(tiny, inpaint_audio=tone(1.0), continue_audio=True).latents
+    by_hand = make(tiny, inpaint_audio=tone(1.0), inpaint_regions=[(1.0, 2.0)]).latents
+    np.testing.assert_array_equal(made, by_hand)
+    with pytest.raises(InvalidRequest, match="ask for more"):
+        make(tiny, inpaint_audio=tone(3.0), continue_audio=True)
+
+
+def test_init_audio_moves_with_the_noise_level(tiny: Pipeline):
+    given = tiny.encode(tone(2.0))
+
+    def distance(level: float) -> float:
+        latents = make(tiny, init_audio=tone(2.0), init_noise_level=level, sampler="euler").latents
+        return float(np.abs(latents[:, :, : given.shape[2]] - given).mean())
+
+    assert distance(0.02) < distance(0.3) < distance(1.0)
+
+
+def test_adapters(small: Pipeline, golden: Any):
+    plain = make(small).latents
+    try:
+        small.load_adapter(golden / "tiny-small/loras/lora.safetensors", 0.0)
+        np.testing.assert_array_equal(make(small).latents, plain)
+        small.adapters.set_strength(1.0)
+        adapted = make(small).latents
+        assert np.abs(adapted - plain).max() > 1e-3
+        late = make(small, adapters=[AdapterUse(index=0, interval=(0.0, 0.9))]).latents
+        assert np.abs(late - plain).max() > 1e-4 and np.abs(late - adapted).max() > 1e-4
+        np.testing.assert_array_equal(make(small).latents, adapted)
+        with pytest.raises(InvalidRequest, match="no adapter 3"):
+            make(small, adapters=[AdapterUse(index=3)])
+    finally:
+        small.adapters.clear()
+    np.testing.assert_array_equal(make(small).latents, plain)
+
+
+def test_progress_counts_every_step_and_window(small: Pipeline):
+    seen: list[Progress] = []
+    small.generate(Request(prompt="a", seconds=12.0, steps=4, seed=1), Watch(progress=seen.append))
+    assert [p.done for p in seen if p.stage == "sample"] == [0, 1, 2, 3, 4]
+    assert [(p.done, p.total) for p in seen if p.stage == "decode"][-1] == (3, 3)
+    assert [p.stage for p in seen] == sorted([p.stage for p in seen], key=["text", "sample", "decode"].index)
+
+
+@pytest.mark.parametrize("sampler", ["pingpong", "rk4"])
+def test_cancelling_takes_effect_within_a_step(null: Pipeline, sampler: str):
+    steps = 0
+
+    def progress(p: Progress) -> None:
+        nonlocal steps
+        steps = p.done if p.stage == "sample" else steps
+
+    watch = Watch(progress=progress, cancelled=lambda: steps >= 2)
+    with pytest.raises(Cancelled):
+        null.generate(Request(prompt="a", seconds=2.0, steps=8, sampler=sampler), watch)
+    assert null.engine.calls.count("step") == 2 * (4 if sampler == "rk4" else 1)  # pyright: ignore
+    assert "decode" not in null.engine.calls  # pyright: ignore
+
+
+class Broken:
+    """The null engine with one graph gone wrong."""
+
+    def __init__(self, pipeline: Pipeline, graph: str, value: float, after: int = 0) -> None:
+        self._run, self._graph, self._value, self._after = pipeline.engine.run, graph, value, after
+
+    def __call__(self, graph: str, inputs: Any) -> Any:
+        out = self._run(graph, inputs)
+        if graph == self._graph:
+            self._after -= 1
+            if self._after < 0:
+                return {name: np.full_like(value, self._value) for name, value in out.items()}
+        return out
+
+
+@pytest.mark.parametrize(
+    ("graph", "value", "after", "says"),
+    [
+        ("text", np.nan, 0, "the text encoder produced NaN"),
+        ("step", np.inf, 2, "sampling step 3 of 5 produced NaN or infinity"),
+        ("encode", np.nan, 0, "encoding init_audio produced NaN"),
+        ("decode", np.nan, 0, "the decoder produced NaN"),
+        ("decode", 0.0, 0, "the decoder produced silence"),
+        ("decode", 0.25, 0, "the decoder produced a constant"),
+    ],
+)
+def test_a_broken_stage_is_named(
+    null: Pipeline, monkeypatch: pytest.MonkeyPatch, graph: str, value: float, after: int, says: str
+):
+    monkeypatch.setattr(null.engine, "run", Broken(null, graph, value, after))
+    init = {"init_audio": tone(2.0)} if graph == "encode" else {}
+    with pytest.raises(BadOutput, match=says):
+        make(null, steps=5, **init)
+
+
+def test_clipping_is_reported_and_a_limiter_prevents_it(null: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    run = null.engine.run
+
+    def loud(graph: str, inputs: Any) -> Any:
+        return {n: v * 400 for n, v in run(graph, inputs).items()} if graph == "decode" else run(graph, inputs)
+
+    monkeypatch.setattr(null.engine, "run", loud)
+    clipped = make(null)
+    assert "clipped" in clipped.warnings[0]
+    limited = make(null, finish=Finish(limiter=-1.0))
+    assert not limited.warnings and np.abs(limited.audio).max() < 0.9
+
+
+def test_encode_and_decode(tiny: Pipeline):
+    z = tiny.encode(tone(1.01))
+    assert z.shape[1] == 32 and z.shape[2] >= 26
+    assert tiny.decode(z).shape == (1, 2, -(-z.shape[2] // 2) * 2 * 64 if tiny.config.align_latents == 2 else z.shape[2] * 64)
+    for bad in (z[0], z[:, :5], z[:, :, :0], z * np.nan):
+        with pytest.raises(InvalidRequest):
+            tiny.decode(bad)
+
+
+@pytest.fixture
+def lengthy(null: Pipeline) -> Iterator[str]:
+    yield "word " * 40
+
+
+def test_a_prompt_too_long(null: Pipeline, lengthy: str):
+    with pytest.raises(InvalidRequest, match="40 tokens long and the model reads 24"):
+        make(null, prompt=lengthy)
+    make(null, prompt=lengthy, truncate_prompt=True)
+
+
+def test_upstream_s_cpu_masks_are_there_to_be_asked_for(tiny: Pipeline):
+    two = {"prompt": ["a", "b"], "seconds": [2.0, 1.0], "seed": 1, "padding_seconds": 0.0}
+    assert np.abs(make(tiny, **two).latents - make(tiny, **two, padding="zero").latents).max() > 1e-4

@@ -1,0 +1,118 @@
+"""What is refused before any work is done, and in which words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sa3_engines import models
+from sa3_engines.errors import InvalidRequest
+from sa3_runtime.request import Request, plan
+
+SMALL, MEDIUM = models.released_config("small-music"), models.released_config("medium")
+SOUND = (44100, np.zeros((44100, 2), np.float32))
+
+
+def refused(says: str, **request: Any) -> None:
+    with pytest.raises(InvalidRequest, match=says) as caught:
+        plan(Request(**{"prompt": "rain", **request}), SMALL)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [
+        (0, "more than 0"),
+        (-3.0, "more than 0"),
+        (math.nan, "not a number"),
+        (math.inf, "not a number"),
+        ("5", "not a number"),
+        (True, "not a number"),
+        (1e-9, "less than one sample"),
+        (121, "up to 120 s"),
+        ([5, 500], "up to 120 s"),
+        ([5, 6, 7], "3 values of seconds for 2 items"),
+    ],
+)
+def test_durations(seconds: Any, says: str):
+    refused(says, seconds=seconds, prompt=["rain", "wind"])
+
+
+def test_the_model_s_limit_is_its_own():
+    assert plan(Request(prompt="x", seconds=380), MEDIUM).seconds == [380]
+    assert plan(Request(prompt="x", seconds=120), SMALL).seconds == [120]
+    with pytest.raises(InvalidRequest, match="up to 380 s"):
+        plan(Request(prompt="x", seconds=385), MEDIUM)
+    with pytest.raises(InvalidRequest, match="sample size of 441000 holds up to 10 s"):
+        plan(Request(prompt="x", seconds=11, sample_size=441000), MEDIUM)
+
+
+@pytest.mark.parametrize(
+    ("regions", "says"),
+    [
+        ([(2.0, 1.0)], "reversed"),
+        ([(1.0, 1.0)], "reversed or empty"),
+        ([(0.0, 2.0), (1.0, 3.0)], "overlap"),
+        ([(7.0, 8.0)], "outside"),
+        ([(-1.0, 2.0)], "0 or more"),
+        ([(0.0, math.nan)], "0 or more"),
+    ],
+)
+def test_inpaint_regions(regions: Any, says: str):
+    refused(says, inpaint_audio=SOUND, inpaint_regions=regions, seconds=5.0)
+
+
+def test_inpainting_needs_both():
+    refused("inpainting needs", inpaint_audio=SOUND)
+    refused("inpainting needs", inpaint_regions=[(0.0, 1.0)])
+    refused("one of", inpaint_audio=SOUND, inpaint_regions=[(0.0, 1.0)], continue_audio=True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": 2.5}, "steps"),
+        ({"steps": 10**6}, "steps"),
+        ({"cfg_scale": math.nan}, "cfg_scale"),
+        ({"apg_scale": 2}, "apg_scale"),
+        ({"cfg_interval": (0.8, 0.2)}, "cfg_interval"),
+        ({"init_audio": SOUND, "init_noise_level": 0.0}, "init_noise_level"),
+        ({"init_noise_level": 1.5}, "init_noise_level"),
+        ({"seed": -2}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": [1, 2, 3], "prompt": ["a", "b"]}, "3 seeds for 2 items"),
+        ({"batch_size": 0}, "batch size"),
+        ({"prompt": ["a", "b"], "batch_size": 3}, "2 values of prompt for 3 items"),
+        ({"prompt": ["a", "b"], "negative_prompt": ["a", "b", "c"]}, "3 values of negative prompt for 2 items"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": 7}, "prompt"),
+        ({"sampler": "heun"}, "no sampler"),
+        ({"dist_shift": "cubic"}, "no distribution shift"),
+        ({"dist_shift": {"type": "full", "beta": 1}}, "distribution shift full"),
+        ({"padding": "mirror"}, "padding"),
+    ],
+)
+def test_numbers_and_lists(request_: dict[str, Any], says: str):
+    refused(says, **request_)
+
+
+def test_one_for_all_or_one_each():
+    planned = plan(Request(prompt=["a", "b"], seconds=[3, 5], negative_prompt="c", seed=9), SMALL)
+    assert (planned.items, planned.seconds, planned.negatives, planned.seeds) == (2, [3, 5], ["c", "c"], None)
+    assert plan(Request(prompt="a", batch_size=3), SMALL).prompts == ["a"] * 3
+    assert plan(Request(prompt="a", seconds=[3, 5]), SMALL).prompts == ["a"] * 2
+    assert plan(Request(prompt=["a", "b"], seed=[4, 5]), SMALL).seeds == [4, 5]
+
+
+def test_a_chosen_seed_is_one_upstream_could_choose():
+    seeds = {plan(Request(prompt="a"), SMALL).seed for _ in range(50)}
+    assert len(seeds) > 40 and all(0 <= seed < 99_999 for seed in seeds)
+
+
+def test_the_sampler_follows_the_objective():
+    assert plan(Request(prompt="a"), SMALL).sampler == "pingpong"
+    assert plan(Request(prompt="a"), models.released_config("small-music-base")).sampler == "euler"
