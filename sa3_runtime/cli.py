@@ -157,7 +157,7 @@ def _models(args: Namespace) -> int:
         (
             ", ".join((entry.name, *entry.aliases)),
             str(entry.max_seconds or "-"),
-            "here" if entry.here else "gated" if entry.gated else "hub",
+            "here" if entry.here else "missing" if entry.repo is None else "gated" if entry.gated else "hub",
             entry.repo or "-",
             entry.about,
         )

@@ -24,7 +24,7 @@ from sa3_runtime.files import check_writable
 from sa3_runtime.finish import Finish, finish
 from sa3_runtime.outputs import Output
 from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
-from sa3_runtime.record import Recipe
+from sa3_runtime.record import Opening, Recipe
 from sa3_runtime.request import Plan, Request, plan
 
 DURATION = 30.0
@@ -60,10 +60,10 @@ class Result:
 
 
 @contextmanager
-def opened(recipe: Recipe, spent: dict[str, float], listener: Listener) -> Generator[Pipeline]:
+def opened(opening: Opening, spent: dict[str, float], listener: Listener) -> Generator[Pipeline]:
     listener.progress(Progress("load", 0, 1))
     start = time.perf_counter()
-    with recipe.open() as pipeline:
+    with opening.open() as pipeline:
         spent["load"] = time.perf_counter() - start
         if note := about_weights(pipeline.source):
             listener.warn(note)
@@ -103,7 +103,7 @@ class Job:
         """Which of the batch are written. One of a batch is made with the rest: they share a stream of noise."""
         if self.recipe.item is None:
             return list(range(planned.items))
-        if self.recipe.item >= planned.items:
+        if not 0 <= self.recipe.item < planned.items:
             raise InvalidRequest(f"the record is of item {self.recipe.item} in a batch of {planned.items}")
         return [self.recipe.item]
 
@@ -124,7 +124,7 @@ def prepare(args: Namespace) -> Job:
     outputs.targets(wanted, 1)
     recipe = record.from_record(draft, None if args.record is None else args.record.parent)
     job = Job(recipe=recipe, wanted=wanted, named=frozenset(draft["request"]), base=base)
-    config = known_config(recipe.model)
+    config = known_config(recipe.opening.model)
     if config is not None:
         planned = plan(job.request(config), config)
         outputs.targets(wanted, len(job.items(planned)))
@@ -142,7 +142,7 @@ def known_config(model: str) -> ModelConfig | None:
 
 def generate(job: Job, listener: Listener) -> Result:
     spent: dict[str, float] = {}
-    with opened(job.recipe, spent, listener) as pipeline:
+    with opened(job.recipe.opening, spent, listener) as pipeline:
         request = job.request(pipeline.config)
         outputs.targets(job.wanted, len(job.items(plan(request, pipeline.config))))
         if request.negative_prompt is not None and request.cfg_scale == 1:
@@ -168,7 +168,7 @@ def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result,
             for difference in record.differences(job.base, made):
                 listener.warn(difference)
         made["output"] = {"format": job.wanted.format, "bits": job.wanted.bits}
-        sound = generation.sounds[index]
+        sound = _cut(generation, index)
         for warning in outputs.write(job.wanted, target, sound, generation.latents[index], made):
             listener.warn(warning)
         result.files.append(target.sound)
@@ -178,11 +178,18 @@ def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result,
         result.latents += [target.latents] if target.latents is not None else []
 
 
+def _cut(generation: Generation, index: int) -> Sound:
+    """Items of unlike durations come as long as the longest, padding included; a file holds its own."""
+    sound, planned = generation.sounds[index], generation.plan
+    wanted = int(planned.seconds[index] * sound.rate)
+    return Sound(sound.samples[:, :wanted], sound.rate) if planned.request.truncate else sound
+
+
 # encode and decode
 
 
-def _recipe(args: Namespace) -> Recipe:
-    return record.from_record({name: getattr(args, name) for name in drafts.MODEL})
+def _opening(args: Namespace) -> Opening:
+    return record.opening({name: getattr(args, name) for name in drafts.MODEL})
 
 
 def _chunking(args: Namespace) -> Chunking | None:
@@ -194,7 +201,7 @@ def encode(args: Namespace, listener: Listener) -> Result:
     check_writable(args.output)
     sound = audio.read(args.audio)
     spent: dict[str, float] = {}
-    with opened(_recipe(args), spent, listener) as pipeline:
+    with opened(_opening(args), spent, listener) as pipeline:
         start = time.perf_counter()
         latents = pipeline.encode(
             sound,
@@ -221,7 +228,7 @@ def decode(args: Namespace, listener: Listener) -> Result:
         raise InvalidRequest(f"duration {args.seconds:g} s; it must be more than 0")
     config = known_config(args.model or "nano")
     latents = None if config is None else outputs.read_npy(args.latents, config.autoencoder.latent_channels)
-    with opened(_recipe(args), spent, listener) as pipeline:
+    with opened(_opening(args), spent, listener) as pipeline:
         if latents is None:
             latents = outputs.read_npy(args.latents, pipeline.config.autoencoder.latent_channels)
         start = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Bars:
     def __init__(self, *, shown: bool) -> None:
         self._shown = shown
-        self._bar: tqdm[object] | None = None
+        self._bar: tqdm[Any] | None = None
         self._stage = ""
 
     def __call__(self, progress: Progress) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from sa3_runtime.request import AdapterUse, Plan, Request
 
 Record = Mapping[str, Any]
 INPUTS = ("init_audio", "inpaint_audio")
+SETTINGS = frozenset(f.name for f in fields(Request)) - {*INPUTS, "inpaint_mask"}  # the rest is values JSON can hold
 SOFTWARE = f"sa3-runtime {version('sa3-runtime')}"
 TITLE = 200  # characters of a prompt
 
@@ -43,10 +45,9 @@ class AdapterFile(InputFile):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What to open, what to ask of it, and which item of the batch is wanted; None: all."""
+class Opening:
+    """What to open, and how."""
 
-    request: Request
     model: str = "nano"
     revision: str | None = None
     backend: str = "auto"
@@ -54,8 +55,6 @@ class Recipe:
     precision: str = "auto"
     threads: int | None = None
     adapters: Sequence[AdapterFile] = ()
-    inputs: Mapping[str, InputFile] = field(default_factory=dict[str, InputFile])
-    item: int | None = None
 
     def open(self) -> Pipeline:
         pipeline = Pipeline.load(
@@ -75,18 +74,28 @@ class Recipe:
         return pipeline
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to open, what to ask of it, and which item of the batch is wanted; None: all."""
+
+    opening: Opening
+    request: Request
+    inputs: Mapping[str, InputFile] = field(default_factory=dict[str, InputFile])
+    item: int | None = None
+
+
 def make(recipe: Recipe, generation: Generation, pipeline: Pipeline, item: int, created: datetime) -> dict[str, Any]:
     """What was asked for, and everything that was chosen for it: the seed, the backend, the model's commit."""
     source, support = pipeline.source, pipeline.engine.support
     return {
-        "model": recipe.model,
+        "model": recipe.opening.model,
         "repo": source.repo,
         "revision": source.revision,
         "backend": support.backend,
         "device": support.device,
         "precision": support.precision,
-        "threads": recipe.threads,
-        "adapters": [{"path": a.written, "sha256": a.sha256, "strength": a.strength} for a in recipe.adapters],
+        "threads": recipe.opening.threads,
+        "adapters": [{"path": a.written, "sha256": a.sha256, "strength": a.strength} for a in recipe.opening.adapters],
         "inputs": {
             name: {"path": recipe.inputs[name].written, "sha256": recipe.inputs[name].sha256}
             if name in recipe.inputs
@@ -103,7 +112,7 @@ def make(recipe: Recipe, generation: Generation, pipeline: Pipeline, item: int, 
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
-    given = {f.name: getattr(plan.request, f.name) for f in fields(Request)}
+    given = {name: getattr(plan.request, name) for name in SETTINGS}
     nested = {name: given[name] and asdict(given[name]) for name in ("chunking", "finish")}
     chosen = {
         "prompt": _one_or_all(plan.prompts),
@@ -115,8 +124,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "dist_shift": plan.shift and dict(plan.shift),
         "adapters": given["adapters"] and [asdict(use) for use in given["adapters"]],
     }
-    audio_itself = (*INPUTS, "inpaint_mask")
-    return {name: value for name, value in (given | nested | chosen).items() if name not in audio_itself}
+    return given | nested | chosen
 
 
 def _one_or_all(values: list[Any]) -> Any:
@@ -131,15 +139,25 @@ def versions() -> dict[str, str]:
 
 
 def from_record(record: Record, folder: Path | None = None) -> Recipe:
-    """Reads the files the record names, here or beside `folder`, and sees that they are what they were.
+    """Reads the files the record names, here or in `folder`, and sees that they are what they were.
 
     A record may come from a file anyone could have edited, so nothing in it is believed before it is looked at.
     """
-    try:
+    with _damage():
         inputs = {name: _input(entry, name, folder) for name, entry in (record.get("inputs") or {}).items()}
         sounds = {name: audio.read(file.path) for name, file in inputs.items()}
         return Recipe(
-            request=_request({**(record.get("request") or {}), **sounds}),
+            opening=opening(record, folder),
+            request=_request(dict(record.get("request") or {}), sounds),
+            inputs=inputs,
+            item=_whole(record.get("item")),
+        )
+
+
+def opening(record: Record, folder: Path | None = None) -> Opening:
+    """The part of a record that says what to open."""
+    with _damage():
+        return Opening(
             model=_model(record.get("model") or "nano", folder),
             revision=_text(record.get("revision")),
             backend=_text(record.get("backend")) or "auto",
@@ -147,20 +165,24 @@ def from_record(record: Record, folder: Path | None = None) -> Recipe:
             precision=_text(record.get("precision")) or "auto",
             threads=_whole(record.get("threads")),
             adapters=[_adapter(entry, folder) for entry in record.get("adapters") or ()],
-            inputs=inputs,
-            item=_whole(record.get("item")),
         )
+
+
+@contextmanager
+def _damage() -> Generator[None]:
+    try:
+        yield
     except (TypeError, ValueError, AttributeError, KeyError) as e:
         raise InvalidRequest(f"the record is damaged: {e}") from e
 
 
-def _request(settings: dict[str, Any]) -> Request:
-    if unknown := set(settings) - {f.name for f in fields(Request)}:
+def _request(settings: dict[str, Any], sounds: Mapping[str, Any]) -> Request:
+    if unknown := set(settings) - SETTINGS:
         raise InvalidRequest(f"the record has settings unknown here: {', '.join(sorted(unknown))}; update sa3-runtime")
     for name, shape in _SHAPES.items():
         if settings.get(name) is not None:
             settings[name] = shape(settings[name])
-    return Request(**settings)
+    return Request(**settings, **sounds)
 
 
 def _pair(value: Any) -> tuple[float, float]:
@@ -169,7 +191,10 @@ def _pair(value: Any) -> tuple[float, float]:
 
 
 def _use(value: Any) -> AdapterUse:
-    return AdapterUse(**{**value, "interval": _pair(value.get("interval", (0.0, 1.0)))})
+    skip = _text(value.get("skip_layers")) or ""
+    return AdapterUse(
+        index=operator.index(value["index"]), interval=_pair(value.get("interval", (0.0, 1.0))), skip_layers=skip
+    )
 
 
 def _text(value: Any) -> str | None:
@@ -273,8 +298,14 @@ def to_tags(record: Record) -> dict[str, str]:
 def read(path: Path) -> dict[str, Any]:
     """From a sidecar, or from a sound file's own tags."""
     if path.suffix.lower().removeprefix(".") not in audio.FORMATS:
-        return sidecar.read(path)
-    comment = audio.read_metadata(path).get("comment", "")
-    if not comment.startswith("{"):
-        raise InvalidRequest(f"{os.fspath(path)!r} does not carry a record of how it was made")
-    return sidecar.loads(comment, os.fspath(path))
+        found = sidecar.read(path)
+    else:
+        comment = audio.read_metadata(path).get("comment", "")
+        if not comment.startswith("{"):
+            raise InvalidRequest(f"{os.fspath(path)!r} does not carry a record of how it was made")
+        found = sidecar.loads(comment, os.fspath(path))
+    whole = all(isinstance(found.get(name, {}), dict) for name in ("request", "inputs", "output"))
+    adapters = found.get("adapters", [])
+    if not whole or not isinstance(adapters, list) or not all(isinstance(one, dict) for one in adapters):
+        raise InvalidRequest(f"the record in {os.fspath(path)!r} is damaged")
+    return found

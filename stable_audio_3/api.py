@@ -155,8 +155,15 @@ class StableAudioModel:
         most = sample_size or self.pipeline.config.sample_size
         longest = min(self.pipeline.config.seconds_max, most / self.sample_rate)
         seconds = min(DURATION, longest) if duration is DURATION else duration
-        prompts, seconds = _from_conditioning(conditioning, "conditioning", prompt, _plain(seconds))
-        negatives, _ = _from_conditioning(negative_conditioning, "negative_conditioning", negative_prompt, seconds)
+        prompts, seconds = _from_conditioning(conditioning, prompt, _plain(seconds))
+        negatives, negative_seconds = _from_conditioning(negative_conditioning, negative_prompt, seconds)
+        _check_same(negative_seconds, seconds)
+        regions = _regions(inpaint_mask_start_seconds, inpaint_mask_end_seconds)
+        if (inpaint_audio is None) == (inpaint_mask is not None or bool(regions)):
+            raise InvalidRequest(
+                "inpainting needs inpaint_audio and what of it to make anew: inpaint_mask, or "
+                "inpaint_mask_start_seconds with inpaint_mask_end_seconds"
+            )
         for sentence in cuts(self.pipeline, self._tokenizer, prompts, negatives):
             warnings.warn(sentence, stacklevel=2)
         request = Request(
@@ -176,7 +183,7 @@ class StableAudioModel:
             init_audio=init_audio,
             init_noise_level=_plain(init_noise_level),
             inpaint_audio=inpaint_audio,
-            inpaint_regions=_regions(inpaint_mask_start_seconds, inpaint_mask_end_seconds),
+            inpaint_regions=regions,
             inpaint_mask=_mask(inpaint_mask),
             padding_seconds=_plain(duration_padding_sec),
             sample_size=_plain(sample_size),
@@ -291,30 +298,32 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _from_conditioning(entries: Conditioning | None, name: str, prompt: object, seconds: Any) -> tuple[Any, Any]:
+def _from_conditioning(entries: Conditioning | None, prompt: Any, seconds: Any) -> tuple[Any, Any]:
     """Prompts and durations, one per entry; what an entry leaves out is taken from the arguments."""
     if entries is None:
-        if prompt is None and name == "conditioning":
-            raise InvalidRequest("give a prompt, or conditioning=[{'prompt': ..., 'seconds_total': ...}]")
         return prompt, seconds
-    prompts: list[object] = []
-    durations: list[object] = []
     for entry in entries:
         if unknown := set(entry) - {"prompt", "seconds_total"}:
-            raise InvalidRequest(f"{name} has {', '.join(sorted(unknown))}; the model knows prompt and seconds_total")
-        prompts.append(entry.get("prompt", prompt))
-        durations.append(_plain(entry.get("seconds_total", seconds)))
-    if name == "negative_conditioning":
-        _check_same(durations, seconds)
-        return prompts, seconds
-    return prompts, durations
+            raise InvalidRequest(
+                f"conditioning has {', '.join(sorted(unknown))}; the model knows prompt and seconds_total"
+            )
+    return (
+        [entry.get("prompt", _at(prompt, index)) for index, entry in enumerate(entries)],
+        [_plain(entry.get("seconds_total", _at(seconds, index))) for index, entry in enumerate(entries)],
+    )
 
 
-def _check_same(negative: list[object], seconds: Any) -> None:
-    expected = seconds if isinstance(seconds, list) else [seconds]
-    many = max(len(expected), len(negative))
-    if any(a != b for a, b in zip(negative * many, expected * many, strict=False)):
-        raise InvalidRequest(f"negative_conditioning's seconds_total {negative} must be the durations, {expected}")
+def _at(value: Any, index: int) -> Any:
+    return value[index % len(value)] if isinstance(value, list | tuple) and value else value
+
+
+def _check_same(negative: Any, seconds: Any) -> None:
+    """Both sides of the guidance have the same durations: the model is told how long the sound is, not how long not."""
+    items = max(len(several) for several in (_several(negative), _several(seconds)))
+    if any(_at(negative, index) != _at(seconds, index) for index in range(items)):
+        raise InvalidRequest(
+            f"the seconds_total of negative_conditioning, {negative}, must be the durations, {seconds}"
+        )
 
 
 def _regions(start: Any, end: Any) -> list[tuple[float, float]]:

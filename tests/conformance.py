@@ -402,7 +402,7 @@ def model_rows(folder: Path, root: Path, backend: str, device: str, precision: s
     tolerance = TOLERANCE.get(backend, OTHERS)
     with tempfile.TemporaryDirectory() as scratch:
         source = bundled(folder, backend, Path(scratch))
-        engine, _ = selection.open_engine(source, backend, Options(device=device, precision=precision))
+        engine, _ = selection.open_engine(source, backend, Options(device=device, precision=precision, threads=1))
         with Pipeline(engine, source) as pipeline:
             for path in sorted((folder / "cases").glob("*.safetensors")):
                 name = str(path.relative_to(root).with_suffix(""))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sa3_engines import models, selection
+from sa3_engines.engine import Options
 from sa3_runtime.pipeline import Pipeline
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,6 +46,7 @@ def null() -> Iterator[Pipeline]:
 
 def _open(name: str, backend: str) -> Iterator[Pipeline]:
     source = models.from_folder(GOLDEN / name)
-    engine, choice = selection.open_engine(source, backend)
+    # One thread: the models are tiny, and waiting for a second one costs more than it saves.
+    engine, choice = selection.open_engine(source, backend, Options(threads=1))
     with Pipeline(engine, source, Words(), choice) as pipeline:
         yield pipeline

@@ -17,6 +17,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
+from onnxscript import opset18 as op
 from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.export import Dim
@@ -237,15 +238,13 @@ def convert(
     program = trace(wanted)
     model = program.model
     model.graph.name = graph
-    prefixes = {"text.": TEXT, "dit.": DIT, "autoencoder.": _autoencoder_prefix(weights)}
-    held = _detach_weights(model.graph, tuple(prefixes))
+    held = _detach_weights(model.graph, weights)
     _simplify(model)
     _linear_as_gemm(model.graph, set(held))
     _norm_by_division(model.graph)
     passes.RemoveUnusedNodesPass()(model)
-    for value in held:
-        local = next(p for p in prefixes if str(value.name).startswith(p))
-        _attach_weight(model.graph, value, prefixes[local] + str(value.name).removeprefix(local), weights)
+    for value, name in held.items():
+        _attach_weight(model.graph, value, name, weights[name])
     _declare(model, wanted)
     path = folder / f"{graph}.onnx"
     ir.save(model, path)
@@ -268,11 +267,33 @@ def trace(wanted: Plan) -> torch.onnx.ONNXProgram:
             output_names=list(wanted.outputs),
             opset_version=OPSET,
             dynamo=True,
+            custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
             optimize=False,  # it would look into weights that are not there; _simplify does what is needed
             verbose=False,
         )
     assert program is not None
     return program
+
+
+def _attention(
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    attn_mask: ir.Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention over any number of leading dimensions; torch's own translation knows just two."""
+    assert not (dropout_p or is_causal or enable_gqa) and query.shape is not None and key.shape is not None
+    if scale is None:
+        scale = int(query.shape[-1]) ** -0.5  # pyright: ignore[reportArgumentType]
+    *leading, rows, columns = range(len(key.shape))
+    scores = op.MatMul(query * op.Constant(value_float=scale), op.Transpose(key, perm=[*leading, columns, rows]))
+    if attn_mask is not None:
+        scores = op.Add(scores, attn_mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
 
 
 @contextlib.contextmanager
@@ -291,20 +312,18 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _autoencoder_prefix(weights: Mapping[str, Weight]) -> str:
-    """Standalone autoencoders have no prefix."""
-    return AUTOENCODER if any(name.startswith(AUTOENCODER) for name in weights) else ""
-
-
-def _detach_weights(graph: ir.Graph, prefixes: tuple[str, ...]) -> list[ir.Value]:
-    """Weights become inputs for a while, so that nothing can be folded into them."""
-    held: list[ir.Value] = []
-    for name, value in list(graph.initializers.items()):
-        if name.startswith(prefixes):
-            del graph.initializers[name]
+def _detach_weights(graph: ir.Graph, weights: Mapping[str, Weight]) -> dict[ir.Value, str]:
+    """Weights become inputs for a while, so that nothing can be folded into them. Returns their names in the files."""
+    standalone = not any(name.startswith(AUTOENCODER) for name in weights)
+    prefixes = {"text": TEXT, "dit": DIT, "autoencoder": "" if standalone else AUTOENCODER}
+    held: dict[ir.Value, str] = {}
+    for local, value in list(graph.initializers.items()):
+        part, _, key = local.partition(".")
+        name = prefixes.get(part, "") + key
+        if name in weights:
+            del graph.initializers[local]
             value.const_value = None
-            if value.uses():
-                held.append(value)
+            held[value] = name
     graph.inputs.extend(held)
     return held
 
@@ -376,11 +395,10 @@ def _replace(graph: ir.Graph, node: ir.Node, tape: ir.tape.Tape, value: ir.Value
     graph.remove(node, safe=True)
 
 
-def _attach_weight(graph: ir.Graph, value: ir.Value, name: str, weights: Mapping[str, Weight]) -> None:
+def _attach_weight(graph: ir.Graph, value: ir.Value, name: str, weight: Weight) -> None:
     graph.inputs.remove(value)
     if not value.uses():
         return
-    weight = weights[name]
     stored = weight.stored
     dtype, shape = _DTYPES[stored.dtype], ir.Shape(stored.shape)
     tensor = ir.ExternalTensor(weight.location, stored.offset, stored.size, dtype, shape=shape, name=name)

@@ -106,15 +106,21 @@ class Block(nn.Module):
         local: Tensor,
         memory: int,
         masks: Masks,
+        *,
+        last: bool,
     ) -> Tensor:
+        """The last block leaves the memory tokens out once it has attended to them: nothing reads them any more."""
         scale1, shift1, gate1, scale2, shift2, gate2 = (self.to_scale_shift_gate + modulation)[:, None].chunk(6, dim=-1)
         y = self.pre_norm(h) * (1 + scale1) + shift1
         h = h + self.self_attn(y, rope, masks) * torch.sigmoid(1 - gate1)
+        out_gate = masks.out_gate
+        if last:
+            h, out_gate = h[:, memory:], None if out_gate is None else out_gate[:, memory:]
         h = h + self.cross_attn(self.cross_attend_norm(h), keys, value, masks.context_bias)
-        h = torch.cat((h[:, :memory], h[:, memory:] + local), dim=1)
+        h = h + local if last else torch.cat((h[:, :memory], h[:, memory:] + local), dim=1)
         y = self.ff(self.ff_norm(h) * (1 + scale2) + shift2)
-        if masks.out_gate is not None:
-            y = y * masks.out_gate[:, :, None].to(y.dtype)
+        if out_gate is not None:
+            y = y * out_gate[:, :, None].to(y.dtype)
         return h + y * torch.sigmoid(1 - gate2)
 
 
@@ -205,8 +211,8 @@ class DiT(nn.Module):
         h = net.project_in((x + self.preprocess_conv(x)).transpose(1, 2))
         h = torch.cat((net.memory_tokens.expand(x.shape[0], -1, -1), h), dim=1)
         for index, block in enumerate(self.blocks):
-            h = block(
-                h, modulation, rope, prepared.keys[index], prepared.values[index], prepared.local[index], memory, masks
-            )
-        v = net.project_out(h[:, memory:]).transpose(1, 2)
+            keys, value, local = prepared.keys[index], prepared.values[index], prepared.local[index]
+            last = index == len(self.blocks) - 1
+            h = block(h, modulation, rope, keys, value, local, memory, masks, last=last)
+        v = net.project_out(h).transpose(1, 2)
         return v + self.postprocess_conv(v)

@@ -157,7 +157,7 @@ def test_an_unknown_keyword_is_named(model: StableAudioModel):
 
 
 def test_a_prompt_is_needed(model: StableAudioModel):
-    with pytest.raises(InvalidRequest, match="prompt"):
+    with pytest.raises(InvalidRequest, match="prompt is None"):
         model.generate(duration=2)
 
 
@@ -371,7 +371,7 @@ def test_a_batch_is_inpainted(model: StableAudioModel):
         ({"inpaint_mask_start_seconds": 2, "inpaint_mask_end_seconds": 1}, "reversed"),
         ({"inpaint_mask_start_seconds": 7, "inpaint_mask_end_seconds": 8}, "outside"),
         ({"inpaint_mask": torch.ones(2, 100)}, "shape"),
-        ({}, "needs both"),
+        ({}, "inpaint_mask_start_seconds"),
     ],
 )
 def test_inpainting_that_cannot_be(model: StableAudioModel, given: dict[str, Any], said: str):
@@ -508,7 +508,7 @@ def test_half_precision_is_for_cuda_only(model: StableAudioModel, folder: Path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_a_device_that_is_not_here(folder: Path):
     for device in ("cuda", torch.device("cuda", 1)):
-        with pytest.raises(BackendUnavailable, match="device cuda.* is not here; PyTorch sees cpu"):
+        with pytest.raises(BackendUnavailable, match=r"device cuda.* is not here; PyTorch sees cpu"):
             StableAudioModel.from_pretrained(folder, device=device)
     with pytest.raises(BackendUnavailable, match="choose from cuda, mps, cpu"):
         AutoencoderModel.from_pretrained(folder, device="abacus")
@@ -533,7 +533,7 @@ def test_on_cuda_the_sound_stays_there(folder: Path):
 
 def test_an_autoencoder_makes_no_sound_from_a_prompt(autoencoder: AutoencoderModel):
     assert autoencoder.pipeline.engine.support.graphs == {"encode", "decode"}
-    with pytest.raises(InvalidRequest, match="no a transformer|no transformer"):
+    with pytest.raises(InvalidRequest, match="transformer"):
         autoencoder.pipeline.generate(Request(prompt="warm"))
 
 

@@ -1,0 +1,54 @@
+# `make` lists what there is. Needs Python 3.11 or newer and a network for packages; everything else it installs itself.
+PYTHON ?= python3
+VENV := .venv
+DEMO := .demo
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint format conformance nano wheel clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(DEMO)/.ready ## Make a clip with nano, in an environment of its own without torch
+	@$(DEMO)/bin/sa3 generate --prompt "a warm synth pad with slow drums" --duration 5 --output demo.wav
+	@echo "the clip is $(CURDIR)/demo.wav"
+
+test: $(VENV)/.ready ## Everything: lint, format, types, import rules, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not gpu and not weights and not network and not slow"
+
+lint: $(VENV)/.ready ## Lint, format, types and import rules alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready ## Rewrite the sources in house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+conformance: $(VENV)/.ready ## Compare with the reference's numbers: make conformance DIR=... BACKEND=...
+	$(BIN)/python tests/conformance.py $(or $(DIR),tests/golden) --backend $(or $(BACKEND),torch)
+
+wheel: $(VENV)/.ready ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## Remove the environments and what was built
+	rm -rf $(VENV) $(DEMO) dist build .pytest_cache .ruff_cache
+
+# Torch comes first and pinned: unpinned, or as somebody's dependency, pip may take a build with gigabytes of CUDA.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+$(DEMO)/.ready: pyproject.toml $(shell find sa3_runtime engines stable_audio_3 exporters -name '*.py' -o -name '*.json')
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet --upgrade pip
+	$(DEMO)/bin/pip install --quiet .
+	@touch $@
