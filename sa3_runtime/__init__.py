@@ -1,1 +1,47 @@
 """Prompt to finished audio, in numpy. No torch, no HTTP."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sa3_engines.errors import Sa3Error
+    from sa3_runtime.audio import Sound
+    from sa3_runtime.coding import Chunking
+    from sa3_runtime.finish import Finish
+    from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
+    from sa3_runtime.request import AdapterUse, Request
+
+__all__ = [
+    "AdapterUse",
+    "Chunking",
+    "Finish",
+    "Generation",
+    "Pipeline",
+    "Progress",
+    "Request",
+    "Sa3Error",
+    "Sound",
+    "Watch",
+]
+
+_HOMES = {
+    "AdapterUse": "sa3_runtime.request",
+    "Chunking": "sa3_runtime.coding",
+    "Finish": "sa3_runtime.finish",
+    "Generation": "sa3_runtime.pipeline",
+    "Pipeline": "sa3_runtime.pipeline",
+    "Progress": "sa3_runtime.pipeline",
+    "Request": "sa3_runtime.request",
+    "Sa3Error": "sa3_engines.errors",
+    "Sound": "sa3_runtime.audio",
+    "Watch": "sa3_runtime.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Commands must answer at once, so nothing is imported before it is asked for.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

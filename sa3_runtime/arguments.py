@@ -40,7 +40,7 @@ def parser() -> Command:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument("--version", action=_Version, help="print the version and stop")
+    top.add_argument("--version", action="version", version=f"sa3-runtime {version('sa3-runtime')}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _generate(commands)
     _encode(commands)
@@ -48,16 +48,6 @@ def parser() -> Command:
     _models(commands)
     _doctor(commands)
     return top
-
-
-class _Version(argparse.Action):
-    """Looked up only when asked for."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **options)
-
-    def __call__(self, parser: Command, *_: object) -> None:
-        parser.exit(message=f"sa3-runtime {version('sa3-runtime')}\n")
 
 
 def _command(commands: Commands, name: str, about: str, more: str = "") -> Command:

@@ -181,8 +181,9 @@ def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result,
 def _cut(generation: Generation, index: int) -> Sound:
     """Items of unlike durations come as long as the longest, padding included; a file holds its own."""
     sound, planned = generation.sounds[index], generation.plan
-    wanted = int(planned.seconds[index] * sound.rate)
-    return Sound(sound.samples[:, :wanted], sound.rate) if planned.request.truncate else sound
+    if not planned.request.truncate or len(set(planned.seconds)) == 1:
+        return sound
+    return Sound(sound.samples[:, : int(planned.seconds[index] * sound.rate)], sound.rate)
 
 
 # encode and decode

@@ -203,6 +203,13 @@ def _text(value: Any) -> str | None:
     return value
 
 
+def _shift(value: Any) -> Any:
+    plain = isinstance(value, dict) and all(isinstance(one, str | int | float) for one in value.values())
+    if not isinstance(value, str) and not plain:
+        raise TypeError(f"{value!r} is not a distribution shift")
+    return value
+
+
 def _whole(value: Any) -> int | None:
     return None if value is None else operator.index(value)
 
@@ -211,6 +218,7 @@ _SHAPES: Mapping[str, Callable[[Any], Any]] = {
     "batch_size": _whole,
     "sample_size": _whole,
     "sampler": _text,
+    "dist_shift": _shift,
     "cfg_interval": _pair,
     "inpaint_regions": lambda regions: [_pair(region) for region in regions],
     "chunking": lambda value: Chunking(**value),
@@ -265,9 +273,7 @@ def sha256(path: Path) -> str:
 
 def differences(record: Record, now: Record) -> list[str]:
     """Why a clip made again may not be the same to the last bit."""
-    was, are = record.get("versions"), now["versions"]
-    if not isinstance(was, Mapping):
-        return []
+    was, are = record.get("versions", {}), now["versions"]
     found = [f"{name} was {was[name]} and is {are[name]}" for name in are if name in was and was[name] != are[name]]
     found += [
         f"{name} was {record[name]} and is {now[name]}"
@@ -304,8 +310,9 @@ def read(path: Path) -> dict[str, Any]:
         if not comment.startswith("{"):
             raise InvalidRequest(f"{os.fspath(path)!r} does not carry a record of how it was made")
         found = sidecar.loads(comment, os.fspath(path))
-    whole = all(isinstance(found.get(name, {}), dict) for name in ("request", "inputs", "output"))
+    whole = all(isinstance(found.get(name, {}), dict) for name in ("request", "inputs", "output", "versions"))
     adapters = found.get("adapters", [])
-    if not whole or not isinstance(adapters, list) or not all(isinstance(one, dict) for one in adapters):
+    whole = whole and isinstance(adapters, list) and all(isinstance(one, dict) for one in adapters)
+    if not whole or not isinstance(found.get("request", {}).get("finish", {}), dict):
         raise InvalidRequest(f"the record in {os.fspath(path)!r} is damaged")
     return found

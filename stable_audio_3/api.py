@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ from torch import Tensor
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
 from sa3_runtime.pipeline import Pipeline, Watch
+from sa3_runtime.progress import Bars
 from sa3_runtime.request import AdapterUse, Request
 from sa3_runtime.resample import resample
 from sa3_runtime.tokens import tokenizer_for
-from stable_audio_3.notices import cuts, progress_bar
 
 Name = str | os.PathLike[str]
 Numbers = float | Sequence[float]
@@ -156,15 +157,14 @@ class StableAudioModel:
         longest = min(self.pipeline.config.seconds_max, most / self.sample_rate)
         seconds = min(DURATION, longest) if duration is DURATION else duration
         prompts, seconds = _from_conditioning(conditioning, prompt, _plain(seconds))
-        negatives, negative_seconds = _from_conditioning(negative_conditioning, negative_prompt, seconds)
-        _check_same(negative_seconds, seconds)
+        negatives = _negatives(negative_conditioning, negative_prompt, seconds)
         regions = _regions(inpaint_mask_start_seconds, inpaint_mask_end_seconds)
         if (inpaint_audio is None) == (inpaint_mask is not None or bool(regions)):
             raise InvalidRequest(
                 "inpainting needs inpaint_audio and what of it to make anew: inpaint_mask, or "
                 "inpaint_mask_start_seconds with inpaint_mask_end_seconds"
             )
-        for sentence in cuts(self.pipeline, self._tokenizer, prompts, negatives):
+        for sentence in self._cuts(prompts, negatives):
             warnings.warn(sentence, stacklevel=2)
         request = Request(
             prompt=cast("str | Sequence[str]", prompts),
@@ -192,8 +192,8 @@ class StableAudioModel:
             truncate_prompt=True,
             adapters=None if lora_configs is None else [_adapter_use(one) for one in lora_configs],
         )
-        with progress_bar(hidden=disable_tqdm) as progress:
-            made = self.pipeline.generate(request, Watch(progress=progress, step=_step(callback)))
+        with Bars(shown=not disable_tqdm and sys.stderr.isatty()) as bars:
+            made = self.pipeline.generate(request, Watch(progress=bars, step=_step(callback)))
         return _tensor(self.pipeline, made.latents if return_latents else made.audio)
 
     def load_lora(self, path: Name | Sequence[Name], weight: float = 1.0) -> None:
@@ -213,6 +213,21 @@ class StableAudioModel:
     def set_lora_strength(self, strength: float, lora_index: int | None = None, target: str | None = None) -> None:
         """Of one adapter or of all; target: "dit", "conditioner" or None for both."""
         self.pipeline.adapters.set_strength(_plain(strength), lora_index, target)
+
+    def _cuts(self, *texts: object) -> list[str]:
+        """A sentence for every text that is longer than the model reads."""
+        longest = self.pipeline.config.text.max_tokens if self.pipeline.config.text else 0
+        found: list[str] = []
+        for text in texts:
+            for one in [text] if isinstance(text, str) else text if isinstance(text, Sequence) else ():
+                # A token is a byte at least: most prompts need no tokenizer to be seen to fit.
+                if not isinstance(one, str) or len(one.encode(errors="replace")) <= longest:
+                    continue
+                tokenizer = self._tokenizer()
+                count = len(tokenizer.ids(one)) if tokenizer else 0
+                if count > longest:
+                    found.append(f"the prompt is {count} tokens long and the model reads {longest}; the rest is cut")
+        return found
 
 
 class AutoencoderModel:
@@ -303,27 +318,26 @@ def _from_conditioning(entries: Conditioning | None, prompt: Any, seconds: Any) 
     if entries is None:
         return prompt, seconds
     for entry in entries:
-        if unknown := set(entry) - {"prompt", "seconds_total"}:
-            raise InvalidRequest(
-                f"conditioning has {', '.join(sorted(unknown))}; the model knows prompt and seconds_total"
-            )
+        if unknown := ", ".join(sorted(set(entry) - {"prompt", "seconds_total"})):
+            raise InvalidRequest(f"conditioning has {unknown}; the model knows prompt and seconds_total")
     return (
         [entry.get("prompt", _at(prompt, index)) for index, entry in enumerate(entries)],
         [_plain(entry.get("seconds_total", _at(seconds, index))) for index, entry in enumerate(entries)],
     )
 
 
+def _negatives(entries: Conditioning | None, prompt: Any, seconds: Any) -> Any:
+    """Its prompts; as for durations, both sides of the guidance have the same."""
+    prompts, _ = _from_conditioning(entries, prompt, seconds)
+    stated = [_plain(entry["seconds_total"]) for entry in entries or () if "seconds_total" in entry]
+    for index in range(max(len(stated), len(_several(seconds))) if stated else 0):
+        if _at(stated, index) != _at(seconds, index):
+            raise InvalidRequest(f"negative_conditioning has seconds_total {stated} and the durations are {seconds}")
+    return prompts
+
+
 def _at(value: Any, index: int) -> Any:
     return value[index % len(value)] if isinstance(value, list | tuple) and value else value
-
-
-def _check_same(negative: Any, seconds: Any) -> None:
-    """Both sides of the guidance have the same durations: the model is told how long the sound is, not how long not."""
-    items = max(len(several) for several in (_several(negative), _several(seconds)))
-    if any(_at(negative, index) != _at(seconds, index) for index in range(items)):
-        raise InvalidRequest(
-            f"the seconds_total of negative_conditioning, {negative}, must be the durations, {seconds}"
-        )
 
 
 def _regions(start: Any, end: Any) -> list[tuple[float, float]]:

@@ -1,0 +1,81 @@
+"""Reading configurations."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sa3_engines import config, models
+from sa3_engines.errors import CheckpointError
+
+
+@pytest.fixture
+def raw(golden: Path) -> dict[str, Any]:
+    return json.loads((golden / "tiny-small" / "model_config.json").read_text())
+
+
+def test_released_models_have_their_published_sizes():
+    """Parameter counts of every part, as published."""
+    torch = pytest.importorskip("torch")
+    from stable_audio_3 import checkpoint
+
+    known = {"small-music": (459_130_896, 108_244_721), "medium": (1_453_170_192, 852_127_457)}
+    for name, (dit, autoencoder) in known.items():
+        with torch.device("meta"):
+            networks = checkpoint.build(models.released_config(name))
+
+        def count(module: Any) -> int:
+            return sum(t.numel() for t in module.state_dict().values())
+
+        assert count(networks.dit) == dit
+        assert count(networks.autoencoder) == autoencoder
+        assert count(networks.text) == 281_580_288
+        assert count(networks.conditioners) == 198_144
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("model", "pretransform", "config", "bottleneck", "type"), "vae", "'vae'; this toolkit knows softnorm"),
+        (("model", "pretransform", "type"), "wavelet", "'wavelet'"),
+        (("model", "diffusion", "type"), "unet", "'unet'; this toolkit knows dit"),
+        (("model", "diffusion", "config", "norm_type"), "layer_norm", "rms_norm"),
+        (("model", "diffusion", "diffusion_objective"), "v", "rf_denoiser, rectified_flow"),
+        (("model", "conditioning", "configs", 0, "type"), "clap_text", "'clap_text'"),
+        (("model", "pretransform", "config", "encoder", "type"), "oobleck", "'oobleck'"),
+        (("model", "diffusion", "prepend_cond_ids"), ["prompt"], "prepend_cond_ids is set"),
+        (("model", "diffusion", "config", "depth"), "many", "a number was expected"),
+        (("model", "diffusion", "config", "num_heads"), 3, "does not divide"),
+        (("model", "pretransform", "config", "encoder", "config", "strides"), [4, 4], "is supported"),
+        (("model", "pretransform", "config", "downsampling_ratio"), 65, "downsampling_ratio is 65"),
+        (("model", "diffusion", "config"), 7, "is not an object"),
+        (("sample_rate",), 0, "sample_rate is 0"),
+        (("model",), [], "model is not an object"),
+    ],
+)
+def test_what_it_does_not_know_is_an_error(raw: dict[str, Any], path: tuple[Any, ...], value: Any, says: str):
+    changed = copy.deepcopy(raw)
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(CheckpointError, match=says):
+        config.parse(changed)
+
+
+def test_extra_keys_are_ignored(raw: dict[str, Any]):
+    changed = copy.deepcopy(raw)
+    changed["model"]["diffusion"]["config"]["checkpointing"] = True
+    changed["training"] = {"demo": 1}
+    assert config.parse(changed).dit == config.parse(raw).dit
+
+
+@pytest.mark.parametrize("key", ["sample_rate", "model"])
+def test_what_is_missing_is_named(raw: dict[str, Any], key: str):
+    del raw[key]
+    with pytest.raises(CheckpointError, match=key):
+        config.parse(raw)
