@@ -12,7 +12,6 @@ from sa3_engines import adapters
 from sa3_engines.adapters import ActiveAdapter, Adapter
 from sa3_engines.engine import Adaptable, Engine
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
-
 from sa3_runtime.conditioning import Conditioner
 from sa3_runtime.request import AdapterUse
 

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import numpy as np
+
 from sa3_engines.errors import InvalidRequest
 
 MAX_CHANNELS = 32  # more means that the axes are the other way round

@@ -12,8 +12,8 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import soundfile as sf
-from sa3_engines.errors import AudioFileError, InvalidRequest
 
+from sa3_engines.errors import AudioFileError, InvalidRequest
 from sa3_runtime import ogg, resample, tags
 from sa3_runtime.arrays import channels_first, described
 from sa3_runtime.files import check_writable as check_writable

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sa3_engines.errors import BackendUnavailable, OutputError, Sa3Error
-
 from sa3_runtime import arguments
 
 if TYPE_CHECKING:

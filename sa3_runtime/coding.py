@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
 from sa3_engines import graphs
 from sa3_engines.config import ModelConfig, ResamplerConfig
 from sa3_engines.engine import Engine
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
-
 from sa3_runtime.noise import Noise
 
 Array = np.ndarray

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from sa3_engines import graphs, tables
 from sa3_engines.adapters import SECONDS, ActiveAdapter, Merger
 from sa3_engines.engine import Engine

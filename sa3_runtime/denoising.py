@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
 from sa3_engines import graphs, tables
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.engine import Engine, Outputs
-
 from sa3_runtime import conditioning
 from sa3_runtime.adapters import Adapters
 from sa3_runtime.conditioning import Conditioner

@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import numpy as np
+
 from sa3_engines import models, selection
 from sa3_engines.errors import BackendUnavailable, BadOutput, Sa3Error
-
 from sa3_runtime import machine
 from sa3_runtime.machine import Machine
 from sa3_runtime.pipeline import Pipeline

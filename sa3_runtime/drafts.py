@@ -11,7 +11,6 @@ from dataclasses import fields
 from typing import Any
 
 from sa3_engines.errors import InvalidRequest
-
 from sa3_runtime.request import Request
 
 INIT_NOISE_LEVEL = 0.9
@@ -28,9 +27,9 @@ def draft(args: Namespace, base: Mapping[str, Any] | None = None) -> Draft:
     inputs: Draft = dict(base.get("inputs") or {})
     settings |= {f.name: value for f in fields(Request) if (value := _plain(args, f.name)) is not None}
     if args.init_audio is not None:
+        if args.init_noise_level is None and "init_audio" not in inputs:
+            settings["init_noise_level"] = INIT_NOISE_LEVEL
         inputs["init_audio"] = {"path": str(args.init_audio)}
-    if "init_audio" in inputs:
-        settings.setdefault("init_noise_level", INIT_NOISE_LEVEL)
     _inpainting(args, settings, inputs)
     if args.chunked_decode is not None:
         settings["chunking"] = {} if args.chunked_decode else None

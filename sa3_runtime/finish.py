@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from sa3_engines.errors import BadOutput, InvalidRequest
 
+from sa3_engines.errors import BadOutput, InvalidRequest
 from sa3_runtime import resample
 from sa3_runtime.audio import MAX_RATE, Sound, fix_channels
 

@@ -16,7 +16,6 @@ from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Support
 from sa3_engines.errors import InvalidRequest
 from sa3_engines.models import Source
-
 from sa3_runtime import audio, drafts, outputs, record
 from sa3_runtime.audio import Sound
 from sa3_runtime.coding import Chunking
@@ -145,8 +144,6 @@ def generate(job: Job, listener: Listener) -> Result:
     with opened(job.recipe.opening, spent, listener) as pipeline:
         request = job.request(pipeline.config)
         outputs.targets(job.wanted, len(job.items(plan(request, pipeline.config))))
-        if request.negative_prompt is not None and request.cfg_scale == 1:
-            listener.warn("the negative prompt does nothing at a cfg scale of 1")
         generation = pipeline.generate(request, Watch(progress=listener.progress))
         result = Result(
             model=pipeline.source.name, support=pipeline.engine.support, seconds=spent | dict(generation.seconds_spent)
@@ -168,7 +165,7 @@ def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result,
             for difference in record.differences(job.base, made):
                 listener.warn(difference)
         made["output"] = {"format": job.wanted.format, "bits": job.wanted.bits}
-        sound = _cut(generation, index)
+        sound = generation.clip(index)
         for warning in outputs.write(job.wanted, target, sound, generation.latents[index], made):
             listener.warn(warning)
         result.files.append(target.sound)
@@ -176,14 +173,6 @@ def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result,
         result.seeds.append(planned.seed if planned.seeds is None else planned.seeds[index])
         result.sidecars += [target.sidecar] if target.sidecar is not None else []
         result.latents += [target.latents] if target.latents is not None else []
-
-
-def _cut(generation: Generation, index: int) -> Sound:
-    """Items of unlike durations come as long as the longest, padding included; a file holds its own."""
-    sound, planned = generation.sounds[index], generation.plan
-    if not planned.request.truncate or len(set(planned.seconds)) == 1:
-        return sound
-    return Sound(sound.samples[:, : int(planned.seconds[index] * sound.rate)], sound.rate)
 
 
 # encode and decode

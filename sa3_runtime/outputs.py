@@ -15,8 +15,8 @@ from tokenize import TokenError
 from typing import Any
 
 import numpy as np
-from sa3_engines.errors import InvalidRequest
 
+from sa3_engines.errors import InvalidRequest
 from sa3_runtime import audio, record, sidecar
 from sa3_runtime.audio import Bits, Sound
 from sa3_runtime.files import check_writable, write_atomic

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from sa3_engines import models, selection
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Engine, Options
 from sa3_engines.errors import BadOutput, Cancelled, InvalidRequest
-
 from sa3_runtime import coding, conditioning, lengths, sampling, schedule
 from sa3_runtime.adapters import Adapters
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
@@ -72,6 +72,13 @@ class Generation:
     def audio(self) -> Array:
         """(items, channels, samples)"""
         return np.stack([sound.samples for sound in self.sounds])
+
+    def clip(self, index: int) -> Sound:
+        """One item as a file holds it: items of unlike durations come as long as the longest, with its padding."""
+        sound = self.sounds[index]
+        if not self.plan.request.truncate or len(set(self.plan.seconds)) == 1:
+            return sound
+        return Sound(sound.samples[:, : int(self.plan.seconds[index] * sound.rate)], sound.rate)
 
 
 @dataclass
@@ -354,6 +361,8 @@ def _check_sound(audio: Array) -> None:
 
 def _warnings(reports: list[Report], request: Request) -> list[str]:
     warnings: list[str] = []
+    if request.negative_prompt is not None and request.cfg_scale == 1:
+        warnings.append("the negative prompt does nothing at a cfg scale of 1")
     for index, report in enumerate(reports):
         if report.changed and request.finish.limiter is None:
             which = f"item {index}: " if len(reports) > 1 else ""

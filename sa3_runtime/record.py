@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from sa3_engines.errors import AudioFileError, InvalidRequest, ModelNotFound
 
+from sa3_engines.errors import AudioFileError, InvalidRequest, ModelNotFound
 from sa3_runtime import audio, sidecar, tags
 from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
@@ -28,6 +28,7 @@ from sa3_runtime.request import AdapterUse, Plan, Request
 Record = Mapping[str, Any]
 INPUTS = ("init_audio", "inpaint_audio")
 SETTINGS = frozenset(f.name for f in fields(Request)) - {*INPUTS, "inpaint_mask"}  # the rest is values JSON can hold
+OPTIONAL = {"negative_prompt", "batch_size", "sampler", "dist_shift", "sample_size", "chunking", "adapters"}
 SOFTWARE = f"sa3-runtime {version('sa3-runtime')}"
 TITLE = 200  # characters of a prompt
 
@@ -179,9 +180,11 @@ def _damage() -> Generator[None]:
 def _request(settings: dict[str, Any], sounds: Mapping[str, Any]) -> Request:
     if unknown := set(settings) - SETTINGS:
         raise InvalidRequest(f"the record has settings unknown here: {', '.join(sorted(unknown))}; update sa3-runtime")
-    for name, shape in _SHAPES.items():
-        if settings.get(name) is not None:
-            settings[name] = shape(settings[name])
+    for name, value in settings.items():
+        if value is not None:
+            settings[name] = _SHAPES.get(name, _as_it_is)(value)
+        elif name not in OPTIONAL:
+            raise TypeError(f"{name} is missing")
     return Request(**settings, **sounds)
 
 
@@ -214,7 +217,22 @@ def _whole(value: Any) -> int | None:
     return None if value is None else operator.index(value)
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _prompts(value: Any) -> Any:
+    try:
+        for text in [value] if isinstance(value, str) else value:
+            text.encode()
+    except UnicodeEncodeError as e:  # what was no UTF-8 on a command line arrives as lone surrogates
+        raise InvalidRequest("a prompt holds bytes that are no text; write it in UTF-8") from e
+    return value
+
+
 _SHAPES: Mapping[str, Callable[[Any], Any]] = {
+    "prompt": _prompts,
+    "negative_prompt": _prompts,
     "batch_size": _whole,
     "sample_size": _whole,
     "sampler": _text,

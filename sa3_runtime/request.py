@@ -10,9 +10,9 @@ from itertools import pairwise
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
+
 from sa3_engines.config import ModelConfig
 from sa3_engines.errors import InvalidRequest
-
 from sa3_runtime import sampling, schedule
 from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
@@ -88,10 +88,10 @@ def plan(request: Request, config: ModelConfig) -> Plan:
     r = request
     prompts = _texts(r.prompt, "prompt")
     others = [len(v) for v in (r.negative_prompt, r.seconds, r.seed) if _is_list(v)]
-    items = r.batch_size or len(prompts)
+    items: Any = r.batch_size or len(prompts)
     if r.batch_size is None and items == 1:
         items = max(others, default=1)
-    if isinstance(items, bool) or r.batch_size == 0 or not 1 <= items <= MOST_ITEMS:
+    if isinstance(items, bool) or not isinstance(items, int) or r.batch_size == 0 or not 1 <= items <= MOST_ITEMS:
         raise InvalidRequest(f"batch size {r.batch_size!r}; it must be from 1 to {MOST_ITEMS}")
     sample_size = config.sample_size if r.sample_size is None else r.sample_size
     seconds = [_seconds(s, config, sample_size) for s in _spread(r.seconds, items, "seconds")]
@@ -115,10 +115,12 @@ def plan(request: Request, config: ModelConfig) -> Plan:
     )
 
 
-def schedule_options(shift: str | Mapping[str, Any] | None, config: ModelConfig) -> Mapping[str, Any] | None:
+def schedule_options(shift: Any, config: ModelConfig) -> Mapping[str, Any] | None:
     """A shift by its name with its usual values, or in full; None is the model's own."""
     if shift is None:
         return config.sampling_shift
+    if not isinstance(shift, (str, Mapping)) or not (isinstance(shift, str) or isinstance(shift.get("type", ""), str)):
+        raise InvalidRequest(f"distribution shift {shift!r}; a name, or an object with a type, was expected")
     if isinstance(shift, str):
         # By its bare name, logsnr is the one models use: independent of the length.
         return schedule.DEFAULT if shift == "logsnr" else {"type": shift}
@@ -133,6 +135,9 @@ def _texts(value: object, what: str) -> list[str]:
     texts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InvalidRequest(f"{what} is {value!r}; a text, or a list of texts, was expected")
+    for text in texts:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes that were no UTF-8
+            raise InvalidRequest(f"{what} {text!r} is not valid text")
     return texts  # pyright: ignore[reportReturnType]
 
 
@@ -191,14 +196,27 @@ def _numbers(r: Request) -> None:
             raise InvalidRequest(f"{name} {value!r}; it must be a number from {low:g} to {high:g}")
     if r.init_audio is not None and r.init_noise_level <= 0:
         raise InvalidRequest("init_noise_level 0 leaves nothing to do; it must be above 0")
-    low, high = r.cfg_interval
-    if not (math.isfinite(low) and math.isfinite(high)) or low > high:
-        raise InvalidRequest(f"cfg_interval {r.cfg_interval}; the first must not exceed the second")
+    low, high = _pair(r.cfg_interval, "cfg_interval")
+    if low > high:
+        raise InvalidRequest(f"cfg_interval {low:g} to {high:g}; the first must not exceed the second")
     if r.padding not in ("exclude", "zero") or r.resampler not in ("exact", "fast"):
         raise InvalidRequest("padding is 'exclude' or 'zero', and resampler 'exact' or 'fast'")
 
 
+def _pair(value: Any, what: str) -> tuple[float, float]:
+    try:
+        first, second = (float(v) for v in value)
+    except (TypeError, ValueError):
+        first = second = math.nan
+    if not (math.isfinite(first) and math.isfinite(second)):
+        raise InvalidRequest(f"{what} is {value!r}; two numbers were expected")
+    return first, second
+
+
 def _regions(r: Request) -> None:
+    regions: Any = r.inpaint_regions
+    if not _is_list(regions):
+        raise InvalidRequest(f"inpaint_regions is {regions!r}; a list of start and end seconds was expected")
     wants = bool(r.inpaint_regions) or r.inpaint_mask is not None or r.continue_audio
     if wants != (r.inpaint_audio is not None):
         raise InvalidRequest(
@@ -206,9 +224,9 @@ def _regions(r: Request) -> None:
         )
     if (r.inpaint_mask is not None) + bool(r.inpaint_regions) + r.continue_audio > 1:
         raise InvalidRequest("give one of inpaint_regions, inpaint_mask and continue_audio")
-    ordered = sorted(r.inpaint_regions)
+    ordered = sorted(_pair(region, "an inpaint region") for region in r.inpaint_regions)
     for start, end in ordered:
-        if not (math.isfinite(start) and math.isfinite(end)) or start < 0:
+        if start < 0:
             raise InvalidRequest(f"inpaint region {start:g} to {end:g} s; both must be 0 or more")
         if end <= start:
             raise InvalidRequest(f"inpaint region {start:g} to {end:g} s is reversed or empty")

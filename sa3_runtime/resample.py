@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import soxr
+
 from sa3_engines.errors import InvalidRequest
 
 Method = Literal["exact", "fast"]

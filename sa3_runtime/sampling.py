@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+
 from sa3_engines.errors import InvalidRequest
 
 Array = np.ndarray
@@ -19,9 +20,9 @@ def sample(sampler: str, velocity: Velocity, x: Array, levels: Array, draw: Draw
     return SAMPLERS[find(sampler)](velocity, x, levels, draw)
 
 
-def find(name: str) -> str:
+def find(name: object) -> str:
     """A sampler's own name. `ping_pong` is a spelling people use; other tools' samplers do not exist here."""
-    plain = name.lower().replace("_", "").replace("-", "")
+    plain = str(name).lower().replace("_", "").replace("-", "")
     if plain not in SAMPLERS:
         raise InvalidRequest(f"no sampler {name!r}; choose from {', '.join(SAMPLERS)}")
     return plain

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sa3_engines.errors import InvalidRequest
 
+from sa3_engines.errors import InvalidRequest
 from sa3_runtime.files import write_atomic
 
 SCHEMA = 1

@@ -17,11 +17,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from sa3_engines import models, selection
 from sa3_engines.engine import Options
 from sa3_engines.errors import InvalidRequest
-from torch import Tensor
-
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
 from sa3_runtime.pipeline import Pipeline, Watch

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
 from sa3_engines import tables
 from sa3_engines.config import AutoencoderConfig, DiTConfig, ModelConfig, ResamplerConfig, TextConfig
 from sa3_engines.errors import CheckpointError
 from sa3_engines.models import WEIGHTS, Source
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-
 from stable_audio_3.networks.dit import DiT
 from stable_audio_3.networks.same import SAME, Decoder, Encoder, ResamplingBlock
 from stable_audio_3.networks.t5gemma import T5GemmaEncoder
@@ -26,6 +26,8 @@ DIT, AUTOENCODER, CONDITIONER, TEXT = (
     "conditioner.conditioners.",
     "model.encoder.",
 )
+
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class Conditioners(nn.Module):
@@ -171,9 +173,11 @@ class _File:
             raise CheckpointError(f"{path} is missing")
         try:
             self.file = stack.enter_context(safe_open(path, "pt"))
-            self.shapes = {key: tuple(self.file.get_slice(key).get_shape()) for key in self.file.keys()}
+            slices = {key: self.file.get_slice(key) for key in self.file.keys()}
         except (SafetensorError, OSError) as e:
             raise CheckpointError(f"{path} is not a complete safetensors file: {e}") from e
+        self.shapes = {key: tuple(one.get_shape()) for key, one in slices.items()}
+        self.types = {key: str(one.get_dtype()) for key, one in slices.items()}
 
     def tensor(self, key: str) -> Tensor:
         return self.file.get_tensor(key)
@@ -182,21 +186,29 @@ class _File:
 def _check(parts: list[tuple[nn.Module, _File, str]], strict: dict[Path, bool]) -> None:
     """One error that names every tensor that is missing, misshapen or has no place."""
     wanted: dict[Path, dict[str, tuple[int, ...]]] = {}
-    found: dict[Path, dict[str, tuple[int, ...]]] = {}
+    files: dict[Path, _File] = {}
     for part, file, prefix in parts:
         shapes = {prefix + key: tuple(tensor.shape) for key, tensor in part.state_dict().items()}
         wanted.setdefault(file.path, {}).update(shapes)
-        found[file.path] = file.shapes
+        files[file.path] = file
     problems: list[str] = []
     for path, shapes in wanted.items():
-        missing = [key for key in shapes if key not in found[path]]
-        extra = [key for key in found[path] if key not in shapes] if strict.get(path) else []
+        found, types = files[path].shapes, files[path].types
+        missing = [key for key in shapes if key not in found]
+        extra = [key for key in found if key not in shapes] if strict.get(path) else []
         misshapen = [
-            f"{key} {list(found[path][key])}, needs {list(shape)}"
+            f"{key} {list(found[key])}, needs {list(shape)}"
             for key, shape in shapes.items()
-            if key in found[path] and found[path][key] != shape
+            if key in found and found[key] != shape
         ]
-        for what, names in (("missing", missing), ("misshapen", misshapen), ("not of this model", extra)):
+        # Whole numbers and eight bits need scales, which this loader has no place for.
+        quantised = [f"{key} {types[key]}" for key in shapes if key in types and types[key] not in FLOATS]
+        for what, names in (
+            ("missing", missing),
+            ("misshapen", misshapen),
+            ("quantised", quantised),
+            ("not of this model", extra),
+        ):
             if names:
                 shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
                 problems.append(f"{path}: {len(names)} {what}: {shown}")
@@ -233,5 +245,6 @@ def check_frequencies(networks: Networks) -> None:
         for key, value in part.named_buffers():
             if key.endswith("inv_freq"):
                 expected = torch.from_numpy(tables.rope_frequencies(2 * len(value)).copy())
-                if not torch.allclose(value.cpu(), expected, rtol=1e-5):
+                # Not closer than bf16: mirrors keep even these in it, and nothing computes with them.
+                if not torch.allclose(value.cpu(), expected, rtol=1e-2):
                     raise CheckpointError(f"{prefix}{key} holds other rotary frequencies than this architecture's")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import GRAPHS, Inputs, Options, Outputs, Support

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
+
 from sa3_engines import graphs, models, selection, tables
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.engine import Options
 from sa3_engines.errors import Sa3Error
-from safetensors import safe_open
-
 from sa3_runtime import audio, coding, conditioning, noise, sampling, schedule
 from sa3_runtime.guidance import Guidance
 from sa3_runtime.pipeline import Pipeline, Watch
@@ -418,9 +418,11 @@ def bundled(folder: Path, backend: str, scratch: Path) -> models.Source:
     source = models.from_folder(folder)
     if backend in ("torch", "null") or source.has_graphs:
         return source
-    from sa3_exporters.build import export
+    from sa3_exporters.build import Recipe, build
 
-    return models.from_folder(export(source, backend, scratch / folder.name))
+    recipe = Recipe(source=source, target=backend, out=scratch / folder.name)
+    build(recipe, report=lambda stage: None)
+    return models.from_folder(recipe.out, name=folder.name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

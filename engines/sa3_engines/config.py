@@ -152,52 +152,70 @@ class ModelConfig:
 class _Reader:
     """Reads keys of one block, and says where it stood when one is missing or odd."""
 
-    def __init__(self, block: object, where: str) -> None:
+    def __init__(self, block: object, where: str, file: str = "model_config.json") -> None:
         if not isinstance(block, Mapping):
-            raise CheckpointError(f"model_config.json: {where or 'the file'} is not an object")
+            raise CheckpointError(f"{file}: {where or 'the file'} is not an object")
         self.block = cast("Json", block)
         self.where = where
+        self.file = file
+
+    def _inside(self, key: str) -> str:
+        return f"{self.where}.{key}" if self.where else key
 
     def _path(self, key: str) -> str:
-        return f"{self.where}.{key}" if self.where else key
+        return f"{self.file}: {self._inside(key)}"
 
     def into(self, key: str) -> _Reader:
         if key not in self.block:
-            raise CheckpointError(f"model_config.json: {self._path(key)} is missing")
-        return _Reader(self.block[key], self._path(key))
+            raise CheckpointError(f"{self._path(key)} is missing")
+        return _Reader(self.block[key], self._inside(key), self.file)
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.block.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise CheckpointError(f"model_config.json: {self._path(key)} is {value!r}, a number was expected")
+            raise CheckpointError(f"{self._path(key)} is {value!r}, a number was expected")
+        return value
+
+    def positive(self, key: str, default: float) -> float:
+        value = self.number(key, default)
+        if value <= 0:
+            raise CheckpointError(f"{self._path(key)} is {value!r}; it must be above 0")
         return value
 
     def count(self, key: str, default: int | None = None) -> int:
-        value = self.number(key, default)
-        if value != int(value) or value < 0:
-            raise CheckpointError(f"model_config.json: {self._path(key)} is {value!r}, a count was expected")
-        return int(value)
+        return self._whole(key, self.number(key, default))
 
     def one(self, key: str, default: int | None = None) -> int:
         """A list that released models always give one entry."""
         value = self.block.get(key, [default] if default is not None else None)
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 1:
-            raise CheckpointError(
-                f"model_config.json: {self._path(key)} is {value!r}; one resampling block is supported"
-            )
-        return int(value[0])
+            raise CheckpointError(f"{self._path(key)} is {value!r}; one resampling block is supported")
+        return self._whole(key, value[0])
+
+    def pair(self, key: str) -> tuple[int, int] | None:
+        value = self.block.get(key)
+        if not value:
+            return None
+        if not isinstance(value, Sequence) or len(value) != 2:
+            raise CheckpointError(f"{self._path(key)} is {value!r}, two counts were expected")
+        return self._whole(key, value[0]), self._whole(key, value[1])
+
+    def _whole(self, key: str, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or not float(value).is_integer():
+            raise CheckpointError(f"{self._path(key)} is {value!r}, a count was expected")
+        return int(value)
 
     def choice(self, key: str, allowed: tuple[Any, ...], default: Any = None) -> Any:
         value = self.block.get(key, default)
         if value not in allowed:
             names = ", ".join(str(a) for a in allowed if a is not None)
-            raise CheckpointError(f"model_config.json: {self._path(key)} is {value!r}; this toolkit knows {names}")
+            raise CheckpointError(f"{self._path(key)} is {value!r}; this toolkit knows {names}")
         return value
 
     def absent(self, *keys: str) -> None:
         for key in keys:
             if self.block.get(key):
-                raise CheckpointError(f"model_config.json: {self._path(key)} is set, and no released model uses it")
+                raise CheckpointError(f"{self._path(key)} is set, and no released model uses it")
 
 
 def parse(config: object, text_config: object | None = None, *, text_folder: str | None = None) -> ModelConfig:
@@ -220,6 +238,9 @@ def parse(config: object, text_config: object | None = None, *, text_folder: str
     diffusion = model.into("diffusion")
     max_tokens, folder, seconds = _conditioning(model.into("conditioning"))
     dit = _dit(diffusion, autoencoder.latent_channels)
+    shift = diffusion.block.get("sampling_distribution_shift_options")
+    if shift is not None and not isinstance(shift, Mapping):
+        raise CheckpointError("model_config.json: model.diffusion.sampling_distribution_shift_options is not an object")
     text = None if text_config is None else _text(text_config, max_tokens, text_folder or folder)
     if text is not None and text.width != dit.context_width:
         raise CheckpointError(
@@ -234,7 +255,7 @@ def parse(config: object, text_config: object | None = None, *, text_folder: str
         seconds_max=seconds[1],
         sample_size=top.count("sample_size"),
         align_latents=_align(autoencoder),
-        sampling_shift=cast("Json | None", diffusion.block.get("sampling_distribution_shift_options")),
+        sampling_shift=cast("Json | None", shift),
         mask_padding=bool(diffusion.block.get("mask_padding_attention", False)),
         schedule_by_length=bool(diffusion.block.get("use_effective_length_for_schedule", False)),
         raw=top.block,
@@ -274,6 +295,8 @@ def _conditioning(block: _Reader) -> tuple[int, str, tuple[float, float]]:
                 inner = one.into("config")
                 inner.choice("fourier_features_type", ("expo",), None)
                 seconds = (inner.number("min_val", 0), inner.number("max_val", 384))
+                if seconds[0] >= seconds[1]:
+                    raise CheckpointError(f"model_config.json: seconds_total goes from {seconds[0]} to {seconds[1]}")
             case name, kind:
                 raise CheckpointError(
                     f"model_config.json: conditioner {name!r} of type {kind!r}; "
@@ -292,7 +315,7 @@ def _dit(diffusion: _Reader, latent_channels: int) -> DiTConfig:
         ("global_cond_ids", ["seconds_total"]),
         ("local_add_cond_ids", ["inpaint_mask", "inpaint_masked_input"]),
     ):
-        if list(diffusion.block.get(key) or []) != expected:
+        if diffusion.block.get(key) != expected:
             raise CheckpointError(
                 f"model_config.json: model.diffusion.{key} is {diffusion.block.get(key)!r}; expected {expected}"
             )
@@ -307,7 +330,7 @@ def _dit(diffusion: _Reader, latent_channels: int) -> DiTConfig:
     attention = c.into("attn_kwargs")
     attention.choice("qk_norm", ("rms",), None)
     width, heads = c.count("embed_dim"), c.count("num_heads")
-    if not heads or width % heads:
+    if not heads or not width or width % heads:
         raise CheckpointError(f"model_config.json: embed_dim {width} does not divide into {heads} heads")
     if c.count("io_channels") != latent_channels:
         raise CheckpointError(
@@ -321,7 +344,7 @@ def _dit(diffusion: _Reader, latent_channels: int) -> DiTConfig:
         context_width=c.count("cond_token_dim"),
         global_width=c.count("global_cond_dim"),
         local_width=c.count("local_add_cond_dim"),
-        ff_mult=c.into("ff_kwargs").number("mult", 4.0) if "ff_kwargs" in c.block else 4.0,
+        ff_mult=c.into("ff_kwargs").positive("mult", 4.0) if "ff_kwargs" in c.block else 4.0,
         memory_tokens=c.count("num_memory_tokens", 0),
         differential=bool(attention.block.get("differential", False)),
         timestep_features=c.count("timestep_features_dim", 256),
@@ -340,6 +363,8 @@ def _autoencoder(block: _Reader, rate: int, channels: int, *, chunked: bool) -> 
     inner = block.into("pretransform")
     inner.choice("type", ("patched",), None)
     patch = inner.into("config").count("patch_size")
+    if not patch:
+        raise CheckpointError("model_config.json: the autoencoder's patch_size is 0")
     encoder = _resampler(block.into("encoder"), decoder=False)
     decoder = _resampler(block.into("decoder"), decoder=True)
     if encoder.stride != decoder.stride:
@@ -370,12 +395,12 @@ def _resampler(block: _Reader, *, decoder: bool) -> ResamplerConfig:
     if not c.block.get("dyt", True):
         raise CheckpointError(f"model_config.json: {c.where}.dyt is off, and no released model turns it off")
     depth, stride = c.one("transformer_depths"), c.one("strides")
-    window = c.block.get("sliding_window")
+    window = c.pair("sliding_window")
     sinusoidal = c.one("sinusoidal_blocks", 0) if c.block.get("sinusoidal_blocks") else 0
     width = c.count("channels") * c.one("c_mults")
     head_dim = c.count("dim_heads")
     chunk = c.count("chunk_size", 32)
-    if not stride or not head_dim or width % head_dim:
+    if not stride or not head_dim or not width or width % head_dim:
         raise CheckpointError(f"model_config.json: {c.where}: {width} wide, {head_dim} per head, stride {stride}")
     if not window and (chunk % stride or chunk < stride):
         raise CheckpointError(f"model_config.json: {c.where}.chunk_size {chunk} is not a multiple of stride {stride}")
@@ -384,9 +409,9 @@ def _resampler(block: _Reader, *, decoder: bool) -> ResamplerConfig:
         depth=depth,
         head_dim=head_dim,
         stride=stride,
-        ff_mult=c.number("ff_mult", 3),
+        ff_mult=c.positive("ff_mult", 3),
         differential=bool(c.block.get("differential", False)),
-        window=(int(window[0]), int(window[1])) if window else None,
+        window=window,
         chunk=chunk,
         midpoint_shift=bool(c.block.get("chunk_midpoint_shift", False)),
         kernel=3 if c.block.get("conv_mapping", False) else 1,
@@ -396,27 +421,24 @@ def _resampler(block: _Reader, *, decoder: bool) -> ResamplerConfig:
 
 
 def _text(config: object, max_tokens: int, folder: str) -> TextConfig:
-    if not isinstance(config, Mapping) or not isinstance(config.get("encoder", config), Mapping):
-        raise CheckpointError("the text encoder's config.json is not an object")
-    whole = cast("Json", config)
-    c = cast("Json", whole.get("encoder", whole))
-    if c.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
-        raise CheckpointError(f"the text encoder's activation is {c.get('hidden_activation')!r}, not gelu_pytorch_tanh")
-    try:
-        return TextConfig(
-            vocab_size=int(c["vocab_size"]),
-            width=int(c["hidden_size"]),
-            depth=int(c["num_hidden_layers"]),
-            heads=int(c["num_attention_heads"]),
-            kv_heads=int(c["num_key_value_heads"]),
-            head_dim=int(c["head_dim"]),
-            ff_width=int(c["intermediate_size"]),
-            query_scale=float(c["query_pre_attn_scalar"]) ** -0.5,
-            logit_cap=float(c.get("attn_logit_softcapping") or 0.0),
-            rope_theta=float(c.get("rope_theta", 10000.0)),
-            eps=float(c.get("rms_norm_eps", 1e-6)),
-            max_tokens=max_tokens,
-            folder=folder,
-        )
-    except (KeyError, TypeError, ValueError) as e:
-        raise CheckpointError(f"the text encoder's config.json lacks or misstates {e}") from e
+    whole = _Reader(config, "", "the text encoder's config.json")
+    c = whole.into("encoder") if "encoder" in whole.block else whole
+    c.choice("hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
+    heads, scale = c.count("num_attention_heads"), c.number("query_pre_attn_scalar")
+    if not heads or scale <= 0:
+        raise CheckpointError(f"the text encoder's config.json: {heads} heads, queries scaled for {scale:g}")
+    return TextConfig(
+        vocab_size=c.count("vocab_size"),
+        width=c.count("hidden_size"),
+        depth=c.count("num_hidden_layers"),
+        heads=heads,
+        kv_heads=c.count("num_key_value_heads"),
+        head_dim=c.count("head_dim"),
+        ff_width=c.count("intermediate_size"),
+        query_scale=scale**-0.5,
+        logit_cap=c.number("attn_logit_softcapping") if c.block.get("attn_logit_softcapping") else 0.0,
+        rope_theta=c.number("rope_theta", 10000.0),
+        eps=c.number("rms_norm_eps", 1e-6),
+        max_tokens=max_tokens,
+        folder=folder,
+    )

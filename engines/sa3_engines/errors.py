@@ -8,6 +8,7 @@ Sa3Error
 ├── BundleError           an engine bundle that is unfinished, changed or not for this machine (exit 3)
 ├── BackendUnavailable    the engine, device or precision asked for cannot run here (exit 4)
 ├── BadOutput             a stage produced NaN, silence or a constant (exit 5)
+├── ParityError           an export that differs from the reference by more than its precision explains (exit 5)
 ├── OutputError           the result could not be written (exit 6)
 └── Cancelled             the caller, or Ctrl-C, stopped the work (exit 130)
 
@@ -49,6 +50,10 @@ class BadOutput(Sa3Error):
     def __init__(self, stage: str, what: str) -> None:
         super().__init__(f"{stage} produced {what}")
         self.stage = stage
+
+
+class ParityError(Sa3Error):
+    exit_code = 5
 
 
 class OutputError(Sa3Error):

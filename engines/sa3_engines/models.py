@@ -137,7 +137,7 @@ def from_folder(
     if configs.is_full(raw):
         wanted = configs.text_folder(raw)
         # Mirrors keep one variant per subfolder, and some keep the text encoder once, beside them.
-        found = [f for f in (folder / wanted, folder.parent / wanted) if (f / "config.json").is_file()]
+        found = [f for f in (folder / wanted, folder.absolute().parent / wanted) if (f / "config.json").is_file()]
         if not found:
             raise CheckpointError(f"{folder}: the text encoder's folder {wanted}/ (with config.json) is missing")
         text_folder = found[0]
@@ -157,7 +157,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except OSError as e:
         raise ModelNotFound(f"{path} cannot be read: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{path} is not JSON: {e}") from e
 
 

@@ -230,9 +230,7 @@ def _half_rope(half: ResamplerConfig, latents: Size) -> tuple[int | Size, int]:
     return (latents * half.group if half.window else half.chunk_tokens, half.rope_dims)
 
 
-def convert(
-    graph: str, networks: Networks, config: ModelConfig, weights: Mapping[str, Weight], folder: Path
-) -> Path:
+def convert(graph: str, networks: Networks, config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> Path:
     """Writes GRAPH.onnx into the folder where the weights' files lie; networks are on the meta device."""
     wanted = plan(graph, networks, config)
     program = trace(wanted)

@@ -156,16 +156,17 @@ class ResamplingBlock(nn.Module):
         blocks = list(self.transformers)
         half = len(blocks) // 2 if self.midpoint_shift else len(blocks)
         window, shift = self.chunk_tokens, self.chunk_tokens // 2
-        x = x.reshape(-1, window, width)
+        count = groups * size // window
+        x = x.reshape(batch * count, window, width)
         for block in blocks[:half]:
             x = block(x, rope, None)
         if half < len(blocks):
             # The second half sees windows shifted by half, the ends filled with the tokens that are there.
-            x = x.reshape(batch, -1, width)
-            x = torch.cat((x[:, :shift], x, x[:, -shift:]), dim=1).reshape(-1, window, width)
+            x = x.reshape(batch, count * window, width)
+            x = torch.cat((x[:, :shift], x, x[:, -shift:]), dim=1).reshape(batch * (count + 1), window, width)
             for block in blocks[half:]:
                 x = block(x, rope, None)
-            x = x.reshape(batch, -1, width)[:, shift:-shift]
+            x = x.reshape(batch, (count + 1) * window, width)[:, shift:-shift]
         return x.reshape(batch, groups, size, width)
 
 

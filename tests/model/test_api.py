@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sa3_engines.errors import BackendUnavailable, CheckpointError, InvalidRequest, ModelNotFound
 from torch import Tensor
 
 import stable_audio_3
+from sa3_engines.errors import BackendUnavailable, CheckpointError, InvalidRequest, ModelNotFound
 from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.request import Request
 from stable_audio_3 import AutoencoderModel, StableAudioModel

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
-from sa3_engines.errors import AudioFileError, InvalidRequest, OutputError
 
+from sa3_engines.errors import AudioFileError, InvalidRequest, OutputError
 from sa3_runtime import audio, files, tags
 from sa3_runtime.audio import FORMATS, Sound
 

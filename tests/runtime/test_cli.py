@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from sa3_engines import models, null
 from sa3_engines.errors import OutputError
-
 from sa3_runtime import audio, outputs, pipeline
 from sa3_runtime.arguments import parse
 from sa3_runtime.audio import Sound
@@ -75,14 +75,14 @@ def test_help_answers_at_once_and_imports_nothing_heavy(command: str) -> None:
         "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
         f"main({[*command.split(), '--help']})"
     )
-    times: list[float] = []
+    best = 9.0
     for _ in range(3):
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5
-    assert not {"torch", "numpy", "soundfile", "tqdm", "huggingface_hub", "onnxruntime"} & set(done.stderr.split())
-    assert "exit codes:" in done.stdout
+        best = min(best, time.perf_counter() - start)
+        assert not {"torch", "numpy", "soundfile", "tqdm", "huggingface_hub", "onnxruntime"} & set(done.stderr.split())
+        assert "exit codes:" in done.stdout
+    assert best < 0.5
 
 
 def test_version(run: Run) -> None:
@@ -260,6 +260,7 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
         (["--save-latents", "z.npz"], 2, "'z.npz' does not end in .npy"),
         (["--save-latents", "nowhere/z.npy"], 6, "does not exist"),
         (["-o", "a.json", "--format", "wav", "--sidecar"], 2, "suffix|would be written twice"),
+        (["-p", "\udcff"], 2, "a prompt holds bytes that are no text"),
         (["--duration", "0"], 2, "duration 0 s; it must be more than 0"),
         (["--duration", "nan"], 2, "duration nan is not a number"),
         (["--duration", "121"], 2, "this model makes up to 120 s"),

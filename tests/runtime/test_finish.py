@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sa3_engines.errors import BadOutput, InvalidRequest
 
+from sa3_engines.errors import BadOutput, InvalidRequest
 from sa3_runtime.audio import Sound
 from sa3_runtime.finish import Finish, finish
 

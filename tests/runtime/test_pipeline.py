@@ -227,7 +227,11 @@ def test_clipping_is_reported_and_a_limiter_prevents_it(null: Pipeline, monkeypa
 def test_encode_and_decode(tiny: Pipeline):
     z = tiny.encode(tone(1.01))
     assert z.shape[1] == 32 and z.shape[2] >= 26
-    assert tiny.decode(z).shape == (1, 2, -(-z.shape[2] // 2) * 2 * 64 if tiny.config.align_latents == 2 else z.shape[2] * 64)
+    assert tiny.decode(z).shape == (
+        1,
+        2,
+        -(-z.shape[2] // 2) * 2 * 64 if tiny.config.align_latents == 2 else z.shape[2] * 64,
+    )
     for bad in (z[0], z[:, :5], z[:, :, :0], z * np.nan):
         with pytest.raises(InvalidRequest):
             tiny.decode(bad)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sa3_engines.errors import InvalidRequest, Sa3Error
 
+from sa3_engines.errors import InvalidRequest, Sa3Error
 from sa3_runtime import audio, record, sidecar
+from sa3_runtime.arguments import parse
 from sa3_runtime.audio import Sound
 from sa3_runtime.cli import main
-from sa3_runtime.jobs import generate, prepare
+from sa3_runtime.jobs import Listener, generate, prepare
 from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.record import Opening, Recipe
 from sa3_runtime.request import AdapterUse, Request, plan
@@ -213,6 +214,16 @@ def test_a_file_that_changed_is_refused_and_another_may_be_named(run: Run, tmp_p
     assert record.read(Path("c.wav"))["request"]["continue_audio"] is False
 
 
+def test_sound_can_be_added_to_what_had_none(run: Run, tmp_path: Path) -> None:
+    tone(tmp_path / "in.wav", 1)
+    assert run(*NULL, "-p", "a")[0] == 0
+    assert run("--from", "output.wav", "--init-audio", "in.wav")[0] == 0
+    assert record.read(Path("output.wav"))["request"]["init_noise_level"] == 0.9
+    assert run("--from", "output.wav", "--init-noise-level", "0.4")[0] == 0
+    assert run("--from", "output.wav", "--init-audio", "in.wav")[0] == 0
+    assert record.read(Path("output.wav"))["request"]["init_noise_level"] == 0.4
+
+
 def test_flags_override_what_belongs_together() -> None:
     def opened(*flags: str) -> Opening:
         sidecar.write("/tmp/sa3-test-record.json", base)
@@ -231,18 +242,14 @@ def test_flags_override_what_belongs_together() -> None:
         "threads": 3,
         "request": {"prompt": "a", "seconds": 1.0},
     }
-    try:
-        same = opened()
-        assert (same.model, same.revision, same.backend, same.device, same.precision, same.threads) == (
-            *(base[name] for name in ("model", "revision", "backend", "device", "precision", "threads")),
-        )
-        other = opened("--model", "medium")
-        assert (other.model, other.revision, other.device) == ("medium", None, "cuda:0")
-        other = opened("--backend", "auto")
-        assert (other.backend, other.device, other.precision, other.revision) == ("auto", "auto", "auto", "abc")
-        assert opened("--no-half").precision == "fp32"
-    finally:
-        Path("/tmp/sa3-test-record.json").unlink()
+    same = opened()
+    assert (same.model, same.revision, same.backend) == ("small-music", "abc", "torch")
+    assert (same.device, same.precision, same.threads) == ("cuda:0", "fp16", 3)
+    other = opened("--model", "medium")
+    assert (other.model, other.revision, other.device) == ("medium", None, "cuda:0")
+    other = opened("--backend", "auto")
+    assert (other.backend, other.device, other.precision, other.revision) == ("auto", "auto", "auto", "abc")
+    assert opened("--no-half").precision == "fp32"
 
 
 def test_other_versions_are_pointed_out(run: Run, tmp_path: Path) -> None:
@@ -272,6 +279,8 @@ def test_a_record_of_an_item_that_is_not_there(run: Run) -> None:
         {"request": []},
         {"request": None},
         {"request": {"prompt": None}},
+        {"request": {"prompt": "\udcff"}},
+        {"request": {"prompt": "a", "cfg_interval": None}},
         {"request": {"prompt": "a", "mood": 1}},
         {"request": {"prompt": "a", "init_audio": "/etc/passwd"}},
         {"request": {"prompt": "a", "steps": "8"}},
@@ -340,9 +349,6 @@ def test_records_damaged_at_random_never_end_in_a_traceback(run: Run, monkeypatc
 
 
 def prepare_and_run(path: str) -> None:
-    from sa3_runtime.arguments import parse
-    from sa3_runtime.jobs import Listener
-
     job = prepare(parse(["generate", "--from", path, "-o", "x.wav"]))
     if job.recipe.opening.backend == "null":
         generate(job, Listener(progress=lambda _: None, warn=lambda _: None))

@@ -58,7 +58,9 @@ def test_the_model_s_limit_is_its_own():
         ([(0.0, 2.0), (1.0, 3.0)], "overlap"),
         ([(7.0, 8.0)], "outside"),
         ([(-1.0, 2.0)], "0 or more"),
-        ([(0.0, math.nan)], "0 or more"),
+        ([(0.0, math.nan)], "two numbers"),
+        ([3.0], "two numbers"),
+        (4.0, "a list of start and end"),
     ],
 )
 def test_inpaint_regions(regions: Any, says: str):
@@ -94,6 +96,12 @@ def test_inpainting_needs_both():
         ({"dist_shift": "cubic"}, "no distribution shift"),
         ({"dist_shift": {"type": "full", "beta": 1}}, "distribution shift full"),
         ({"padding": "mirror"}, "padding"),
+        ({"batch_size": "two"}, "batch size"),
+        ({"cfg_interval": None}, "cfg_interval"),
+        ({"dist_shift": ["full"]}, "distribution shift"),
+        ({"dist_shift": {"type": []}}, "distribution shift"),
+        ({"sampler": 3}, "no sampler"),
+        ({"prompt": "caf\udcff"}, "not valid text"),
     ],
 )
 def test_numbers_and_lists(request_: dict[str, Any], says: str):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sa3_engines.errors import InvalidRequest
 from safetensors import safe_open
 
+from sa3_engines.errors import InvalidRequest
 from sa3_runtime import audio, resample
 
 GOLDEN = sorted(Path(__file__).parents[1].glob("golden/*/cases/prepare_audio.safetensors"))

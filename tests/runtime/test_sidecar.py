@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sa3_engines.errors import InvalidRequest, OutputError
 
+from sa3_engines.errors import InvalidRequest, OutputError
 from sa3_runtime import sidecar
 
 

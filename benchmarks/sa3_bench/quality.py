@@ -1,0 +1,177 @@
+"""What a tier gives up for its speed: its graphs' answers to fixed inputs against those of fp32, and its codec.
+
+Every tier is asked the same: the text encoder a prompt, the transformer one velocity per noise level from the same
+latents (teacher-forced, so that errors do not add up), the codec the same synthetic music and the same latents.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from sa3_engines import graphs, tables
+from sa3_engines.errors import InvalidRequest
+from sa3_runtime import lengths
+from sa3_runtime.conditioning import Conditioner
+from sa3_runtime.pipeline import Pipeline
+
+from sa3_bench.cases import PROMPT
+
+Array = np.ndarray
+SECONDS = 4.0
+LEVELS = (1.0, 0.75, 0.5, 0.25)
+FLOOR = 0.9  # cosine below which a tier computes something else; coarse int8 stays above it
+WINDOWS = (2048, 512, 128)
+
+
+def music(rate: int, seconds: float) -> Array:
+    """Stereo (2, n): an arpeggio of plucked chords, a bass, and a beat of noise. The same on every machine."""
+    rng = np.random.default_rng(7)
+    count = int(rate * seconds)
+    time = np.arange(count) / rate
+    left, right = np.zeros(count), np.zeros(count)
+    for beat in range(int(seconds * 4) + 1):
+        since = time - beat / 4
+        on = since >= 0
+        pluck = 220.0 * 2 ** ((0, 4, 7, 12, 9, 7, 4, 2)[beat % 8] / 12)
+        tone = sum(np.sin(2 * np.pi * pluck * k * since) / k for k in range(1, 9) if pluck * k < rate / 2)
+        tone = np.where(on, tone * np.exp(-6 * np.maximum(since, 0)), 0)
+        pan = 0.5 + 0.4 * math.sin(beat)
+        left, right = left + pan * tone, right + (1 - pan) * tone
+        if beat % 2 == 0:
+            bass = np.where(on, np.sin(2 * np.pi * 55 * since) * np.exp(-3 * np.maximum(since, 0)), 0)
+            hit = np.where(on, rng.standard_normal(count) * np.exp(-60 * np.maximum(since, 0)), 0)
+            left, right = left + bass + 0.3 * hit, right + bass + 0.3 * hit
+    both = np.stack((left, right))
+    return (0.7 * both / np.abs(both).max()).astype(np.float32)
+
+
+def answers(pipeline: Pipeline) -> dict[str, Array]:
+    config = pipeline.config
+    seconds = min(SECONDS, config.longest_seconds)
+    clip = music(config.sample_rate, seconds)[: config.autoencoder.channels]
+    latents = pipeline.encode((config.sample_rate, clip.T))
+    fixed = np.random.default_rng(1).standard_normal(latents.shape, np.float32)
+    return {
+        "music": clip,
+        "latents": latents,
+        "decoded": pipeline.decode(fixed),
+        "roundtrip": pipeline.decode(latents)[:, :, : clip.shape[1]],
+        **_velocities(pipeline, seconds),
+    }
+
+
+def _velocities(pipeline: Pipeline, seconds: float) -> dict[str, Array]:
+    engine, config = pipeline.engine, pipeline.config
+    assert config.dit is not None
+    ids, mask = _tokens(pipeline)
+    conditioner = Conditioner(engine)
+    embedded = conditioner.seconds(np.array([seconds], np.float32))
+    context = conditioner.context(ids, mask, embedded)
+    frames = lengths.frames(config, [seconds], 0.0, config.sample_size)
+    inputs = graphs.prepare(config, frames, context.tokens, embedded, None)
+    prepared = engine.run("prepare", inputs | {"context_bias": context.bias})
+    rng = np.random.default_rng(2)
+    clean, noise = (rng.standard_normal((1, config.dit.channels, frames), np.float32) for _ in range(2))
+    found = {"hidden": context.tokens}
+    for level in LEVELS:
+        t = np.array([level], np.float32)
+        step = {
+            **prepared,
+            "x": clean * np.float32(1 - level) + noise * np.float32(level),
+            "timestep": tables.timestep_features(t, config.dit),
+        }
+        found[f"velocity {level:g}"] = engine.run("step", step)["velocity"]
+    return found
+
+
+def _tokens(pipeline: Pipeline) -> tuple[Array, Array]:
+    from sa3_runtime.tokens import tokenize, tokenizer_for
+
+    text = pipeline.config.text
+    tokenizer = tokenizer_for(pipeline.source)
+    assert text is not None and tokenizer is not None
+    row = tokenize(tokenizer, PROMPT, text.max_tokens, truncate=True)
+    ids = np.array([row + [0] * (text.max_tokens - len(row))], np.int64)
+    return ids, (np.arange(text.max_tokens)[None] < len(row)).astype(np.float32)
+
+
+def parity(reference: Mapping[str, Array], tier: Mapping[str, Array]) -> dict[str, float]:
+    """How near a tier's answers are to the reference's; dB are signal to error, 200 is exact."""
+    names = [name for name in reference if name.startswith("velocity")]
+    return {
+        "velocity_cosine": min(cosine(reference[name], tier[name]) for name in names),
+        "velocity_db": min(snr_db(reference[name], tier[name]) for name in names),
+        "text_db": snr_db(reference["hidden"], tier["hidden"]),
+        "encode_db": snr_db(reference["latents"], tier["latents"]),
+        "decode_db": snr_db(reference["decoded"], tier["decoded"]),
+        "decode_cosine": cosine(reference["decoded"], tier["decoded"]),
+    }
+
+
+def codec(tier: Mapping[str, Array]) -> dict[str, float]:
+    """The codec against the music itself: says something of trained weights only."""
+    return {
+        "codec_db": snr_db(tier["music"], tier["roundtrip"][0]),
+        "codec_spectral_db": spectral_db(tier["music"], tier["roundtrip"][0]),
+    }
+
+
+def wrong(found: Mapping[str, float]) -> str | None:
+    """Why a tier does not count as the same model, whatever its speed."""
+    for what in ("velocity", "decode"):
+        value = found[f"{what}_cosine"]
+        if not value >= FLOOR:  # NaN is wrong too
+            return f"computes something else: {what} cosine {value:.3f} against fp32, needs {FLOOR:g}"
+    return None
+
+
+def snr_db(reference: Array, other: Array) -> float:
+    if reference.shape != other.shape:
+        return math.nan
+    a, b = reference.astype(np.float64), other.astype(np.float64)
+    power, error = float((a**2).sum()), float(((a - b) ** 2).sum())
+    if power == 0:
+        return math.nan
+    return min(200.0, 10 * math.log10(power / error)) if error > 0 else 200.0
+
+
+def cosine(reference: Array, other: Array) -> float:
+    if reference.shape != other.shape:
+        return math.nan
+    a, b = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size > 0 else math.nan
+
+
+def spectral_db(reference: Array, other: Array) -> float:
+    """Mean distance of log magnitudes over three window lengths, in dB; what lies 80 dB down counts as silence."""
+    distances: list[float] = []
+    for window in WINDOWS:
+        if reference.shape[-1] < window:
+            continue
+        a, b = _magnitudes(reference, window), _magnitudes(other, window)
+        floor = a.max() * 1e-4
+        distances.append(float(np.abs(20 * np.log10(np.maximum(a, floor) / np.maximum(b, floor))).mean()))
+    return float(np.mean(distances)) if distances else math.nan
+
+
+def _magnitudes(sound: Array, window: int) -> Array:
+    frames = np.lib.stride_tricks.sliding_window_view(sound, window, axis=-1)[..., :: window // 4, :]
+    return np.abs(np.fft.rfft(frames * np.hanning(window), axis=-1))
+
+
+Scorer = Callable[[Array, int, str], float]  # sound (channels, samples), rate, prompt
+
+
+def scorer(name: str) -> Scorer:
+    """`module:function`, a CLAP score or any other that hears a clip and reads its prompt. Nothing of the kind is ours."""
+    module, _, function = name.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise InvalidRequest(f"--clap {name!r}: module:function was expected, and it could not be had: {e}") from e
+    return found
