@@ -51,7 +51,10 @@ class Adapters:
         if target not in (None, "dit", "conditioner"):
             raise InvalidRequest(f"target {target!r}; it is 'dit', 'conditioner' or None for both")
         _check_strength(strength)
-        self._check_index(0 if index is None and self.loaded else index)
+        if index is not None:
+            self._check_index(index)
+        elif not self.loaded:
+            raise InvalidRequest("no adapter is loaded")
         for one in self.loaded if index is None else [self.loaded[index]]:
             if target in (None, "dit"):
                 one.strength = strength
@@ -88,8 +91,8 @@ class Adapters:
         self._in_engine = wanted
         return True
 
-    def _check_index(self, index: int | None) -> None:
-        if index is None or not 0 <= index < len(self.loaded):
+    def _check_index(self, index: int) -> None:
+        if not 0 <= index < len(self.loaded):
             raise InvalidRequest(f"no adapter {index}; {len(self.loaded)} are loaded")
 
 

@@ -32,7 +32,7 @@ def draft(args: Namespace, base: Mapping[str, Any] | None = None) -> Draft:
         inputs["init_audio"] = {"path": str(args.init_audio)}
     _inpainting(args, settings, inputs)
     if args.chunked_decode is not None:
-        settings["chunking"] = {} if args.chunked_decode else None
+        settings["chunked_decode"] = args.chunked_decode
     if args.keep_tail is not None:
         settings["truncate"] = not args.keep_tail
     settings["finish"] = finish(args, settings.get("finish") or {}, LIMITER)

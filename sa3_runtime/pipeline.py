@@ -24,7 +24,7 @@ from sa3_runtime.finish import Report, finish
 from sa3_runtime.noise import Noise, PerItem, TorchGenerator
 from sa3_runtime.request import Plan, Request, plan
 from sa3_runtime.resample import resample
-from sa3_runtime.tokens import Tokenizer, tokenize, tokenizer_for
+from sa3_runtime.tokens import Tokenizer, tokenizer_for
 
 Array = np.ndarray
 SILENT = 1e-5  # -100 dBFS
@@ -126,8 +126,12 @@ class Pipeline:
         if threads is not None and threads < 1:
             raise InvalidRequest(f"threads {threads}; it must be 1 or more")
         source = models.locate(model, revision=revision)
+        return cls.open(source, backend=backend, options=Options(device=device, precision=precision, threads=threads))
+
+    @classmethod
+    def open(cls, source: models.Source, *, backend: str = "auto", options: Options | None = None) -> Pipeline:
+        """A model that is located already."""
         tokenizer = tokenizer_for(source)
-        options = Options(device=device, precision=precision, threads=threads)
         engine, choice = selection.open_engine(source, backend, options)
         return cls(engine, source, tokenizer, choice)
 
@@ -156,16 +160,26 @@ class Pipeline:
             missing = "a transformer" if self._conditioner is None else "a tokenizer.json"
             raise InvalidRequest(f"{self.source.name} has no {missing}; it cannot make sound from a prompt")
         planned = plan(request, self.config)
-        ids, mask = self._tokens(planned.prompts, cut=request.truncate_prompt)
+        cuts: list[str] = []
+        ids, mask = self._tokens(planned.prompts, cuts, cut=request.truncate_prompt)
         negative = None
         if planned.negatives is not None:
-            negative = self._tokens(planned.negatives, cut=request.truncate_prompt)
-        return self.generate_from_tokens(planned, ids, mask, negative, watch=watch, noise=noise)
+            negative = self._tokens(planned.negatives, cuts, cut=request.truncate_prompt)
+        made = self.generate_from_tokens(planned, ids, mask, negative, watch=watch, noise=noise)
+        made.warnings[:0] = dict.fromkeys(cuts)
+        return made
 
-    def _tokens(self, prompts: Sequence[str], *, cut: bool) -> Tokens:
+    def _tokens(self, prompts: Sequence[str], cuts: list[str], *, cut: bool) -> Tokens:
         assert self.config.text is not None and self._tokenizer is not None
         longest = self.config.text.max_tokens
-        rows = [tokenize(self._tokenizer, prompt, longest, truncate=cut) for prompt in prompts]
+        rows = [self._tokenizer.ids(prompt) for prompt in prompts]
+        for row in rows:
+            if len(row) > longest:
+                said = f"the prompt is {len(row)} tokens long and the model reads {longest}"
+                if not cut:
+                    raise InvalidRequest(f"{said}: shorten it, or ask for it to be cut (--truncate-prompt)")
+                cuts.append(f"{said}; the rest is cut")
+        rows = [row[:longest] for row in rows]
         ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
         return ids, (np.arange(longest)[None] < np.array([len(row) for row in rows])[:, None]).astype(np.float32)
 
@@ -184,8 +198,10 @@ class Pipeline:
         noise = noise or (TorchGenerator(planned.seed) if planned.seeds is None else PerItem(planned.seeds))
         total = lengths.frames(self.config, planned.seconds, r.padding_seconds, planned.sample_size)
         latents, valid = self._latents(planned, ids, mask, negative, total, noise, watch, clock)
-        with clock.measure("decode"):
-            audio = self._decode(planned, latents, valid, noise, watch)
+        audio = ()
+        if r.decode:
+            with clock.measure("decode"):
+                audio = self._decode(planned, latents, valid, noise, watch)
         with clock.measure("finish"):
             finished = [finish(Sound(one, self.config.sample_rate), r.finish) for one in audio]
         return Generation(
@@ -296,11 +312,12 @@ class Pipeline:
         same = len(set(planned.seconds)) == 1
         samples = int(planned.seconds[0] * config.sample_rate) if r.truncate and same else whole
         samples = min(samples, whole)
+        chunked = config.autoencoder.chunked if r.chunked_decode is None else r.chunked_decode
         watch.at("decode", 0, 1)
         audio = coding.decode(
             self.engine,
             latents,
-            chunking=r.chunking if config.autoencoder.chunked else None,
+            chunking=r.chunking if chunked else None,
             samples=samples,
             noise=noise if r.autoencoder_noise else None,
             tick=lambda done, of: watch.at("decode", done, of),

@@ -27,8 +27,12 @@ from sa3_runtime.request import AdapterUse, Plan, Request
 
 Record = Mapping[str, Any]
 INPUTS = ("init_audio", "inpaint_audio")
-SETTINGS = frozenset(f.name for f in fields(Request)) - {*INPUTS, "inpaint_mask"}  # the rest is values JSON can hold
-OPTIONAL = {"negative_prompt", "batch_size", "sampler", "dist_shift", "sample_size", "chunking", "adapters"}
+SETTINGS = frozenset(f.name for f in fields(Request)) - {
+    *INPUTS,
+    "inpaint_mask",
+    "decode",
+}  # the rest is values JSON can hold
+OPTIONAL = {"negative_prompt", "batch_size", "sampler", "dist_shift", "sample_size", "chunked_decode", "adapters"}
 SOFTWARE = f"sa3-runtime {version('sa3-runtime')}"
 TITLE = 200  # characters of a prompt
 
@@ -114,7 +118,7 @@ def make(recipe: Recipe, generation: Generation, pipeline: Pipeline, item: int, 
 
 def _settings(plan: Plan) -> dict[str, Any]:
     given = {name: getattr(plan.request, name) for name in SETTINGS}
-    nested = {name: given[name] and asdict(given[name]) for name in ("chunking", "finish")}
+    nested = {name: asdict(given[name]) for name in ("chunking", "finish")}
     chosen = {
         "prompt": _one_or_all(plan.prompts),
         "negative_prompt": plan.negatives and _one_or_all(plan.negatives),

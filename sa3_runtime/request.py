@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import NoneType
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -56,7 +57,9 @@ class Request:
     padding_seconds: float = 6.0
     sample_size: int | None = None  # the model's own
     padding: Literal["exclude", "zero"] = "exclude"  # how shorter items of a batch are masked; zero: as upstream's CPU
-    chunking: Chunking | None = field(default_factory=Chunking)  # None: encode and decode in one pass
+    chunking: Chunking = field(default_factory=Chunking)  # the windows long sound is encoded and decoded in
+    chunked_decode: bool | None = None  # the model's own
+    decode: bool = True  # False stops at the latents
     autoencoder_noise: bool = False  # the noise the reference adds even at inference
     truncate: bool = True  # to the duration, when all items' are the same
     truncate_prompt: bool = False  # cut a prompt that is too long instead of refusing it
@@ -91,9 +94,15 @@ def plan(request: Request, config: ModelConfig) -> Plan:
     items: Any = r.batch_size or len(prompts)
     if r.batch_size is None and items == 1:
         items = max(others, default=1)
+        if items == 0 or 0 in others:
+            raise InvalidRequest("an empty list of seconds, seeds or negative prompts")
     if isinstance(items, bool) or not isinstance(items, int) or r.batch_size == 0 or not 1 <= items <= MOST_ITEMS:
         raise InvalidRequest(f"batch size {r.batch_size!r}; it must be from 1 to {MOST_ITEMS}")
-    sample_size = config.sample_size if r.sample_size is None else r.sample_size
+    sample_size: Any = config.sample_size if r.sample_size is None else r.sample_size
+    if isinstance(sample_size, bool) or not isinstance(sample_size, int) or sample_size < config.ratio:
+        raise InvalidRequest(
+            f"sample size {sample_size!r}; it must be a whole number of samples, {config.ratio} or more"
+        )
     seconds = [_seconds(s, config, sample_size) for s in _spread(r.seconds, items, "seconds")]
     seed, seeds = _seeds(r.seed, items)
     _numbers(r)
@@ -132,13 +141,14 @@ def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 def _texts(value: object, what: str) -> list[str]:
-    texts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    given: list[Any] = list(value) if _is_list(value) else [value]
+    texts = [text for text in given if isinstance(text, str)]
+    if not given or len(texts) < len(given):
         raise InvalidRequest(f"{what} is {value!r}; a text, or a list of texts, was expected")
     for text in texts:
         if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes that were no UTF-8
             raise InvalidRequest(f"{what} {text!r} is not valid text")
-    return texts  # pyright: ignore[reportReturnType]
+    return texts
 
 
 def _spread(value: Any, items: int, what: str) -> list[Any]:
@@ -199,6 +209,9 @@ def _numbers(r: Request) -> None:
     low, high = _pair(r.cfg_interval, "cfg_interval")
     if low > high:
         raise InvalidRequest(f"cfg_interval {low:g} to {high:g}; the first must not exceed the second")
+    for name in ("continue_audio", "chunked_decode", "decode", "autoencoder_noise", "truncate", "truncate_prompt"):
+        if not isinstance(getattr(r, name), (bool, NoneType)):
+            raise InvalidRequest(f"{name} {getattr(r, name)!r}; it must be true or false")
     if r.padding not in ("exclude", "zero") or r.resampler not in ("exact", "fast"):
         raise InvalidRequest("padding is 'exclude' or 'zero', and resampler 'exact' or 'fast'")
 

@@ -56,7 +56,7 @@ def shifted(t: Array, shift: Shift | None, lengths: Array) -> Array:
     length = np.maximum(lengths, 1).astype(np.float32)[:, None]
     try:
         return SHIFTS[kind](t.astype(np.float32), length, **options)
-    except TypeError as e:
+    except (TypeError, ValueError) as e:
         raise InvalidRequest(f"distribution shift {kind}: {e}") from e
 
 

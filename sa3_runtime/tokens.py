@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Protocol
 
-from sa3_engines.errors import CheckpointError, InvalidRequest
+from sa3_engines.errors import CheckpointError
 from sa3_engines.models import Source
 
 
@@ -58,13 +58,3 @@ def tokenizer_for(source: Source) -> Tokenizer | None:
     if source.seed is not None:
         return StandInTokenizer(text.vocab_size)
     return None
-
-
-def tokenize(tokenizer: Tokenizer, prompt: str, longest: int, *, truncate: bool) -> list[int]:
-    ids = tokenizer.ids(prompt)
-    if len(ids) > longest and not truncate:
-        raise InvalidRequest(
-            f"the prompt is {len(ids)} tokens long and the model reads {longest}: shorten it, "
-            "or ask for it to be cut (--truncate-prompt)"
-        )
-    return ids[:longest]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa3_engines import models, selection
+from sa3_engines import models
 from sa3_engines.engine import Options
 from sa3_engines.errors import InvalidRequest
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
@@ -164,8 +164,6 @@ class StableAudioModel:
                 "inpainting needs inpaint_audio and what of it to make anew: inpaint_mask, or "
                 "inpaint_mask_start_seconds with inpaint_mask_end_seconds"
             )
-        for sentence in self._cuts(prompts, negatives):
-            warnings.warn(sentence, stacklevel=2)
         request = Request(
             prompt=cast("str | Sequence[str]", prompts),
             negative_prompt=negatives,
@@ -187,13 +185,17 @@ class StableAudioModel:
             inpaint_mask=_mask(inpaint_mask),
             padding_seconds=_plain(duration_padding_sec),
             sample_size=_plain(sample_size),
-            chunking=None if chunked_decode is False else Chunking(),
+            chunked_decode=chunked_decode,
+            decode=not return_latents,
             truncate=truncate_output_to_duration,
             truncate_prompt=True,
             adapters=None if lora_configs is None else [_adapter_use(one) for one in lora_configs],
         )
         with Bars(shown=not disable_tqdm and sys.stderr.isatty()) as bars:
             made = self.pipeline.generate(request, Watch(progress=bars, step=_step(callback)))
+        for sentence in made.warnings:
+            if "the rest is cut" in sentence:  # clipping and the like are upstream's way, and not said there
+                warnings.warn(sentence, stacklevel=2)
         return _tensor(self.pipeline, made.latents if return_latents else made.audio)
 
     def load_lora(self, path: Name | Sequence[Name], weight: float = 1.0) -> None:
@@ -213,21 +215,6 @@ class StableAudioModel:
     def set_lora_strength(self, strength: float, lora_index: int | None = None, target: str | None = None) -> None:
         """Of one adapter or of all; target: "dit", "conditioner" or None for both."""
         self.pipeline.adapters.set_strength(_plain(strength), lora_index, target)
-
-    def _cuts(self, *texts: object) -> list[str]:
-        """A sentence for every text that is longer than the model reads."""
-        longest = self.pipeline.config.text.max_tokens if self.pipeline.config.text else 0
-        found: list[str] = []
-        for text in texts:
-            for one in [text] if isinstance(text, str) else text if isinstance(text, Sequence) else ():
-                # A token is a byte at least: most prompts need no tokenizer to be seen to fit.
-                if not isinstance(one, str) or len(one.encode(errors="replace")) <= longest:
-                    continue
-                tokenizer = self._tokenizer()
-                count = len(tokenizer.ids(one)) if tokenizer else 0
-                if count > longest:
-                    found.append(f"the prompt is {count} tokens long and the model reads {longest}; the rest is cut")
-        return found
 
 
 class AutoencoderModel:
@@ -252,8 +239,7 @@ class AutoencoderModel:
         """
         device, precision = _options(device, half=model_half)
         source = models.locate(os.fspath(name), revision=revision).autoencoder_only()
-        engine, choice = selection.open_engine(source, backend, Options(device=device, precision=precision))
-        return cls(Pipeline(engine, source, choice=choice))
+        return cls(Pipeline.open(source, backend=backend, options=Options(device=device, precision=precision)))
 
     @property
     def model_config(self) -> dict[str, Any]:
@@ -358,7 +344,7 @@ def _mask(mask: Any) -> np.ndarray | None:
     if mask is None:
         return None
     array = torch.as_tensor(mask).detach().float().cpu().numpy()
-    if array.size != array.shape[-1]:
+    if not array.ndim or array.size != array.shape[-1]:
         raise InvalidRequest(f"inpaint_mask has shape {array.shape}; (samples,) was expected: it is one for the batch")
     return array.reshape(-1)
 

@@ -280,7 +280,7 @@ def end_to_end(p: Pipeline, case: Case) -> None:
         padding_seconds=options["duration_padding_sec"],
         sample_size=options.get("sample_size"),
         padding="zero" if options.get("padding_semantics", "vzero") == "vzero" else "exclude",
-        chunking=None if options.get("chunked_decode") is False else coding.Chunking(),
+        chunked_decode=options.get("chunked_decode"),
         dist_shift=options.get("dist_shift"),
         autoencoder_noise=any(name.startswith(("noise.bottleneck", "noise.mask")) for name in case.tensors),
     )

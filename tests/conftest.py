@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Two cores and tiny arrays: threads of numpy's own cost more than they save, and wait for torch's.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from sa3_engines import models, selection
 from sa3_engines.engine import Options

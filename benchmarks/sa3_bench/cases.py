@@ -20,7 +20,8 @@ Timed: one warm request, from the prompt as a string to finished audio in host m
 between: tokenizer, text encoder, all sampling steps, decoder, the clamp to full scale. The model is loaded and has
 made one clip of the same size before, untimed.
 Not timed: loading, downloads, writing files. Load times stand on their own: cold is a fresh process with its imports
-and the model's files out of the page cache where the system allows that, warm is a second load in that process.
+and the model's files out of the page cache where the system allows that, warm is a second load in that process; engines
+that load on first use do some of it in the untimed run, so the time from start to first clip stands beside them.
 First audio: until the first window of samples is final, of a decoder that works in windows.
 Every run has the same prompt and seed. A run whose samples are not as many as were asked for, or that fails a
 stage's checks (NaN, silence, a constant), is an error and has no time.
@@ -52,7 +53,8 @@ class Case:
     def engine(self) -> str:
         """The column a case belongs to."""
         device = "" if self.device == "auto" else f":{self.device}"
-        return f"{self.backend}{device} {self.precision}"
+        threads = "" if self.threads is None else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.backend}{device} {self.precision}{threads}"
 
     @property
     def work(self) -> str:
@@ -63,12 +65,9 @@ class Case:
 
     @property
     def key(self) -> str:
-        threads = "all" if self.threads is None else self.threads
-        decode = "" if self.chunked else ", decoded whole"
-        return f"{self.work}, {self.engine}, threads {threads}{decode}"
+        return f"{self.work}, {self.engine}{'' if self.chunked else ', decoded whole'}"
 
     def request(self, steps: int | None = None) -> Request:
-        from sa3_runtime.coding import Chunking
         from sa3_runtime.request import Request
 
         return Request(
@@ -78,7 +77,7 @@ class Case:
             seed=self.seed,
             steps=steps or self.steps,
             padding_seconds=self.padding,
-            chunking=Chunking() if self.chunked else None,
+            chunked_decode=self.chunked,
             truncate_prompt=True,  # miniature models read fewer tokens
         )
 

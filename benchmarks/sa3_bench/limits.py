@@ -63,7 +63,7 @@ def seconds(limits: Mapping[str, Any], work: Mapping[str, float], precision: str
 
 
 def _best(make: Callable[[int, int, int], Callable[[], None]], *, emulated: bool = False) -> float:
-    """GFLOP/s of the best try over the shapes. What may be emulated could take minutes over them, so it is tried first."""
+    """GFLOP/s of the best try over the shapes. What may be emulated is tasted first: it could take minutes."""
     if emulated:
         m, k, n = TASTE
         rate = 2 * m * k * n / _fastest(make(m, k, n), 0.05) / 1e9
@@ -101,7 +101,11 @@ def _bandwidth(threads: int) -> float:
         np.add(part[0], part[1], out=part[2])
 
     with ThreadPoolExecutor(threads) as pool:
-        return 3 * 4 * count * threads / _fastest(lambda: list(pool.map(add, parts)) and None) / 1e9
+
+        def work() -> None:
+            list(pool.map(add, parts))
+
+        return 3 * 4 * count * threads / _fastest(work) / 1e9
 
 
 def _torch(
@@ -119,14 +123,19 @@ def _torch(
             a, b = (torch.ones(shape, device=device).to(dtype) for shape in ((m, k), (k, n)))
 
             def work() -> None:
-                torch._int_mm(a, b) if dtype == torch.int8 else torch.mm(a, b)  # noqa: SLF001
+                torch._int_mm(a, b) if dtype == torch.int8 else torch.mm(a, b)
                 settle()
 
             return work
 
         return make
 
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16), ("int8", torch.int8)):
+    for name, dtype in (
+        ("fp32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float16),
+        ("int8", torch.int8),
+    ):
         try:
             with torch.inference_mode():
                 gemm[f"torch {name}"] = _best(product(dtype), emulated=name != "fp32")
@@ -159,9 +168,7 @@ def _onnx(threads: int | None, m: int, k: int, n: int) -> Callable[[], None]:
     options: Any = onnxruntime.SessionOptions()
     if threads:
         options.intra_op_num_threads = threads
-    session: Any = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session: Any = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     a = np.ones((m, k), np.float32)
 
     def work() -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sa3_runtime import machine as hardware
 
 from sa3_bench import stats
+from sa3_runtime import machine as hardware
 
 PACKAGES = (
     "sa3-runtime", "numpy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "coremltools",
@@ -97,11 +97,11 @@ def noise(tries: int = 40) -> dict[str, float]:
     """How unevenly the same work runs: about a second of products of a few milliseconds each."""
     a = np.ones((768, 768), np.float32)
     for _ in range(3):
-        a @ a
+        np.matmul(a, a)
     times: list[float] = []
     for _ in range(tries):
         start = time.perf_counter()
-        a @ a
+        np.matmul(a, a)
         times.append(time.perf_counter() - start)
     return {"median_s": stats.median(times), "spread": stats.spread(times), "worst": max(times) / stats.median(times)}
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from sa3_bench import measure
+from sa3_bench.cases import PROMPT
 from sa3_engines import graphs, tables
 from sa3_engines.errors import InvalidRequest
 from sa3_runtime import lengths
 from sa3_runtime.conditioning import Conditioner
 from sa3_runtime.pipeline import Pipeline
-
-from sa3_bench.cases import PROMPT
 
 Array = np.ndarray
 SECONDS = 4.0
@@ -89,12 +90,9 @@ def _velocities(pipeline: Pipeline, seconds: float) -> dict[str, Array]:
 
 
 def _tokens(pipeline: Pipeline) -> tuple[Array, Array]:
-    from sa3_runtime.tokens import tokenize, tokenizer_for
-
-    text = pipeline.config.text
-    tokenizer = tokenizer_for(pipeline.source)
+    text, tokenizer = pipeline.config.text, measure.tokenizer_of(pipeline.source)
     assert text is not None and tokenizer is not None
-    row = tokenize(tokenizer, PROMPT, text.max_tokens, truncate=True)
+    row = tokenizer.ids(PROMPT)[: text.max_tokens]
     ids = np.array([row + [0] * (text.max_tokens - len(row))], np.int64)
     return ids, (np.arange(text.max_tokens)[None] < len(row)).astype(np.float32)
 
@@ -168,7 +166,7 @@ Scorer = Callable[[Array, int, str], float]  # sound (channels, samples), rate, 
 
 
 def scorer(name: str) -> Scorer:
-    """`module:function`, a CLAP score or any other that hears a clip and reads its prompt. Nothing of the kind is ours."""
+    """`module:function`, a CLAP score or any other that hears a clip and reads its prompt. None is ours."""
     module, _, function = name.partition(":")
     try:
         found: Any = getattr(importlib.import_module(module), function)

@@ -40,7 +40,7 @@ def spread(times: Times) -> float:
 
 
 def ratio(a: Times, b: Times, *, interleaved: bool = False, confidence: float = CONFIDENCE, seed: int = 0) -> Ratio:
-    """b's time over a's, with a bootstrap interval. Interleaved runs are compared pair by pair: what slows both cancels.
+    """b's time over a's, with a bootstrap interval. Interleaved runs are compared in pairs: what slows both cancels.
 
     With margins of 2 and 5 % (`verdict`), under 2 % of comparisons of equal things come out as different: simulated
     with 3 % of noise and every seventh run 30 % slow. Means would find smaller differences, and trip over outliers.

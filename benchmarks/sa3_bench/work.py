@@ -175,7 +175,7 @@ def _resampler(c: ResamplerConfig, latents: int) -> Iterator[Product]:
 
 
 def reference_step(c: DiTConfig, latents: int, max_tokens: int) -> int:
-    """Operations of one step as the reference computes it: every prompt position, and what no step changes each time."""
+    """Operations of one step as the reference does it: every prompt position, and each time what no step changes."""
     context = max_tokens + 1
     products = [*_step(c, latents, context), Product(context, c.width, (_pairs(c) + 1) * c.width, c.depth)]
     products += _mlp(latents, c.local_width, c.width, c.width, c.depth)

@@ -72,7 +72,8 @@ class Bundle:
 def default_folder(model: str, target: str, precision: str) -> Path:
     """Where an export goes when nobody says: one folder per model, target and precision."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in model)
+    whole = str(Path(model).resolve()) if Path(model).is_dir() else model
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in whole).strip("-")
     return Path(cache).expanduser() / "sa3-runtime" / "bundles" / f"{name}-{target}-{precision}"
 
 

@@ -23,7 +23,7 @@ from sa3_engines.models import WEIGHTS, Source
 from sa3_engines.tensors import TensorFile
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime import InferenceSession
 
 Array = np.ndarray
 PROVIDERS = {
@@ -127,6 +127,7 @@ class OnnxEngine:
         self._merger = Merger()
         self._merged: dict[str, Array] = {}
         self._sessions: dict[str, InferenceSession] = {}
+        self._values: dict[str, list[Any]] = {}  # adapted weights: sessions refer to them and do not keep them alive
         if self._device != "cpu":
             self._session("decode")  # find out now whether the device really runs it
         self.support = Support(
@@ -150,7 +151,7 @@ class OnnxEngine:
             case "prepare":
                 return self._prepare(inputs)
             case "encode":
-                return self._run("encode", inputs | self._noise(inputs, 1))
+                return self._run("encode", {**inputs, **self._noise(inputs, 1)})
             case "decode":
                 return self._run("decode", self._decode_inputs(inputs))
             case _:
@@ -158,6 +159,7 @@ class OnnxEngine:
 
     def close(self) -> None:
         self._sessions.clear()
+        self._values.clear()
         self._merged.clear()
 
     def adaptable(self) -> Mapping[str, tuple[int, int]]:
@@ -175,8 +177,9 @@ class OnnxEngine:
             weight = self._merger.weight(module, self._weights.array(key), adapters)
             if weight is not None:
                 merged[key] = weight
-        self._sessions.pop("prepare", None)
-        self._sessions.pop("step", None)
+        for graph in ("prepare", "step"):
+            self._sessions.pop(graph, None)
+            self._values.pop(graph, None)
         self._merged = merged
 
     def _embedded(self, inputs: Inputs) -> Outputs:
@@ -203,7 +206,7 @@ class OnnxEngine:
         gate = inputs.get("frame_gate")
         if gate is None:
             gate = np.ones((batch, latents), np.float32)
-        return dict(inputs) | {"frame_gate": gate} | self._noise(inputs, self.config.autoencoder.decoder.stride)
+        return {**inputs, "frame_gate": gate, **self._noise(inputs, self.config.autoencoder.decoder.stride)}
 
     def _noise(self, inputs: Inputs, count: int) -> Outputs:
         if inputs.get("token_noise") is not None:
@@ -250,7 +253,7 @@ class OnnxEngine:
             )
         return session
 
-    def _options(self, graph: str) -> SessionOptions:
+    def _options(self, graph: str) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -261,8 +264,8 @@ class OnnxEngine:
             options.add_session_config_entry("session.disable_prepacking", "1")
         merged = {key: array for key, array in self._merged.items() if _graph_of(key) == graph}
         if merged:
-            values = [self._value(key, array) for key, array in merged.items()]
-            options.add_external_initializers(list(merged), values)
+            self._values[graph] = [self._value(key, array) for key, array in merged.items()]
+            options.add_external_initializers(list(merged), self._values[graph])
         return options
 
     def _value(self, key: str, array: Array) -> Any:
@@ -304,8 +307,9 @@ def _cores() -> int:
 
 def _failures() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises: one class per status code, with no common parent of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    from onnxruntime import capi
 
+    state: Any = capi.onnxruntime_pybind11_state  # pyright: ignore[reportAttributeAccessIssue]
     found = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
     return (*found, RuntimeError)
 

@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -83,7 +83,9 @@ def _check_in_place(source: Source) -> None:
     for name, path in files(source).items():
         # ONNX Runtime refuses weights that a link leads to outside of the graphs' folder.
         if path != source.folder / name or not path.resolve().is_relative_to(folder):
-            raise InvalidRequest(f"{folder}: {name} lies elsewhere ({path}); choose another folder with --out")
+            raise InvalidRequest(
+                f"{folder}: {name} lies elsewhere ({path.resolve()}); choose another folder with --out"
+            )
 
 
 def files(source: Source) -> dict[str, Path]:
@@ -166,7 +168,7 @@ def _names(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _staging(out: Path) -> Iterator[Path]:
+def _staging(out: Path) -> Generator[Path]:
     folder = out.parent / f".{out.name}.{secrets.token_hex(4)}.part"
     try:
         folder.mkdir(parents=True)

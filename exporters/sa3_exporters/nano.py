@@ -108,6 +108,7 @@ def config() -> dict[str, Any]:
     raw = models.read_json(HERE / "released" / "small.json")
     model = raw["model"]
     raw["sample_size"] = 216 * 4096  # 20 s
+    raw["sa3_trained"] = False  # until it is: commands then say that what comes out is texture, not music
     model["io_channels"] = 64
     model["conditioning"]["cond_dim"] = 128
     prompt = model["conditioning"]["configs"][0]["config"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
-from onnxscript import opset18 as op
-from onnxscript import optimizer
+from onnxscript import opset18, optimizer
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -30,6 +29,7 @@ from stable_audio_3.networks.same import SAME
 from stable_audio_3.networks.t5gemma import T5GemmaEncoder
 
 OPSET = 18
+op: Any = opset18
 # What `prepare` gives, named as the graphs name it, in the order of `Prepared`.
 PREPARED = ("global_embed", "keys", "values", "local_embed")
 _DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
@@ -221,8 +221,9 @@ def _half(graph: str, networks: Networks, config: ModelConfig, batch: Size) -> P
         noise = (batch, latents, 1, half.width)
         inputs = {"audio": audio, "rope_cos": rope, "rope_sin": rope, "token_noise": noise}
         return Plan(Encode(networks.autoencoder), inputs, {"latents": compressed})
-    inputs = {"latents": compressed, "rope_cos": rope, "rope_sin": rope, "frame_gate": (batch, latents)}
-    inputs["token_noise"] = (batch, latents, half.stride, half.width)
+    noise = (batch, latents, half.stride, half.width)
+    gate = (batch, latents)
+    inputs = {"latents": compressed, "rope_cos": rope, "rope_sin": rope, "frame_gate": gate, "token_noise": noise}
     return Plan(Decode(networks.autoencoder), inputs, {"audio": audio})
 
 
@@ -286,7 +287,9 @@ def _attention(
     """Attention over any number of leading dimensions; torch's own translation knows just two."""
     assert not (dropout_p or is_causal or enable_gqa) and query.shape is not None and key.shape is not None
     if scale is None:
-        scale = int(query.shape[-1]) ** -0.5  # pyright: ignore[reportArgumentType]
+        width = query.shape[-1]
+        assert isinstance(width, int)
+        scale = width**-0.5
     *leading, rows, columns = range(len(key.shape))
     scores = op.MatMul(query * op.Constant(value_float=scale), op.Transpose(key, perm=[*leading, columns, rows]))
     if attn_mask is not None:
@@ -295,7 +298,7 @@ def _attention(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """The exporter warns about its own deprecations and about packages nobody needs here."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -348,7 +351,7 @@ def _linear_as_gemm(graph: ir.Graph, weights: set[ir.Value]) -> None:
         if weight is None or weight not in weights or x.shape is None or weight.shape is None:
             continue
         last, bias = _bias_after(node, weights)
-        rows, columns = weight.shape
+        rows, columns = weight.shape.numpy()
         tape = ir.tape.Tape()
         y = x
         if len(x.shape) > 2:
@@ -388,9 +391,11 @@ def _replace(graph: ir.Graph, node: ir.Node, tape: ir.tape.Tape, value: ir.Value
         graph.register_initializer(initializer)
     graph.insert_before(node, tape.nodes)
     old = node.outputs[0]
-    value.shape, value.dtype = old.shape, old.dtype
+    name = old.name
+    value.shape, value.type = old.shape, old.type
     old.replace_all_uses_with(value, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+    value.name = name  # it may be one of the graph's outputs
 
 
 def _attach_weight(graph: ir.Graph, value: ir.Value, name: str, weight: Weight) -> None:
@@ -428,6 +433,3 @@ def _declare(model: ir.Model, wanted: Plan) -> None:
     model.graph.metadata_props.clear()
     model.producer_name, model.producer_version = "sa3-export", None
     passes.NameFixPass()(model)
-
-
-Converter = Callable[[str, Networks, ModelConfig, Mapping[str, Weight], Path], Path]

@@ -115,7 +115,7 @@ def _text(config: ModelConfig, draw: np.random.Generator) -> Iterator[Case]:
 
 
 def _dit(config: ModelConfig, draw: np.random.Generator) -> Iterator[Case]:
-    """With and without inpainting, both ways of masking padding, one to many frames, noise levels from 1 to nearly 0."""
+    """With and without inpainting, padding masked both ways, one frame to many, noise levels from 1 to nearly 0."""
     assert config.dit is not None
     dit = config.dit
     for batch, frames, context, inpaint, masks, t in (

@@ -95,7 +95,8 @@ class T5GemmaEncoder(nn.Module):
         eps: float,
     ) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(vocab_size, width)
+        # Given, not drawn: what draws it imports the compiler, a second of every start.
+        self.embed_tokens = nn.Embedding(vocab_size, width, _weight=torch.empty(vocab_size, width))
         self.layers = nn.ModuleList(
             Layer(width, heads, kv_heads, head_dim, ff_width, query_scale, logit_cap, eps) for _ in range(depth)
         )

@@ -371,6 +371,7 @@ def test_a_batch_is_inpainted(model: StableAudioModel):
         ({"inpaint_mask_start_seconds": 2, "inpaint_mask_end_seconds": 1}, "reversed"),
         ({"inpaint_mask_start_seconds": 7, "inpaint_mask_end_seconds": 8}, "outside"),
         ({"inpaint_mask": torch.ones(2, 100)}, "shape"),
+        ({"inpaint_mask": torch.tensor(1.0)}, "shape"),
         ({}, "inpaint_mask_start_seconds"),
     ],
 )
@@ -535,6 +536,15 @@ def test_an_autoencoder_makes_no_sound_from_a_prompt(autoencoder: AutoencoderMod
     assert autoencoder.pipeline.engine.support.graphs == {"encode", "decode"}
     with pytest.raises(InvalidRequest, match="transformer"):
         autoencoder.pipeline.generate(Request(prompt="warm"))
+
+
+def test_nano_by_name():
+    made = [
+        StableAudioModel.from_pretrained("nano", backend=b).generate("pad", steps=2, seed=1) for b in ("torch", "auto")
+    ]
+    assert made[0].shape == made[1].shape
+    assert 20 <= made[0].shape[2] / 44100 < 21  # what it makes at most
+    assert torch.allclose(made[0], made[1], atol=1e-3)
 
 
 # The autoencoder alone

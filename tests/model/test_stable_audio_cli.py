@@ -83,6 +83,14 @@ def test_a_clip(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], fo
     assert np.abs(same[0].numpy() - made.samples).max() < 1e-4  # clamped, not limited
 
 
+def test_nano_without_torch(tmp_path: Path):
+    code = "import sys; sys.modules['torch'] = None; from stable_audio_3 import cli; sys.exit(cli.main(sys.argv[1:]))"
+    path = tmp_path / "clip.ogg"
+    done = python(code, "--model", "nano", "-p", "a warm pad", "--duration", "1", "--steps", "1", "-o", str(path))
+    assert done.returncode == 0, done.stderr
+    assert audio.read(path).rate == 44100
+
+
 def test_the_default_duration_gives_way_to_a_shorter_model(run: Run, tmp_path: Path):
     assert run() == 0
     assert audio.read(tmp_path / "output.wav").seconds == 24

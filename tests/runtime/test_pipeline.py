@@ -64,7 +64,7 @@ def test_what_pads_an_item_does_not_reach_it(tiny: Pipeline):
     """Masked frames are excluded: an item's sound does not depend on how long the batch's longest is."""
 
     def second(longest: float) -> Array:
-        shared = {"padding_seconds": 0.0, "truncate": False, "sampler": "euler", "chunking": None}
+        shared = {"padding_seconds": 0.0, "truncate": False, "sampler": "euler", "chunked_decode": False}
         made = make(tiny, prompt=["a", "b"], seconds=[longest, 1.0], seed=[5, 6], **shared)
         return made.latents[1, :, : 1600 // 64]
 

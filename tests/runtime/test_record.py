@@ -128,7 +128,13 @@ def test_everything_that_was_chosen_is_in_it() -> None:
     [
         {},
         {"seed": [3, 4], "seconds": [0.1, 0.5], "negative_prompt": "n", "cfg_scale": 2.5, "cfg_interval": (0.1, 0.8)},
-        {"chunking": None, "truncate": False, "truncate_prompt": True, "autoencoder_noise": True, "padding": "zero"},
+        {
+            "chunked_decode": False,
+            "truncate": False,
+            "truncate_prompt": True,
+            "autoencoder_noise": True,
+            "padding": "zero",
+        },
         {"sampler": "euler", "steps": 3, "sample_size": 4096 * 40, "dist_shift": {"type": "logsnr", "rate": 0.5}},
         {"adapters": [AdapterUse(index=0, interval=(0.25, 1.0), skip_layers="to_q")]},
     ],
@@ -144,7 +150,7 @@ def test_a_request_comes_back_as_it_was_planned(settings: dict[str, Any]) -> Non
         again = plan(back.request, pipeline.config)
     assert again.items == 2
     assert again.prompts == ["a", "b"]
-    assert again.request.chunking == (None if settings.get("chunking", 0) is None else Request(prompt="").chunking)
+    assert again.request.chunking == Request(prompt="").chunking
     for name, value in settings.items():
         now = getattr(again.request, name)
         assert now == value or (name == "dist_shift" and again.shift == value)

@@ -1,0 +1,132 @@
+"""The command `sa3-bench`. Only this file prints; what is heavy is imported after the flags are read."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+
+from sa3_bench import arguments
+from sa3_engines.errors import Cancelled, OutputError, Sa3Error
+
+BEGUN = time.perf_counter()  # of this process, near enough: the load is timed from here
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments.parse(argv)
+    try:
+        return COMMANDS[args.command](args)
+    except KeyboardInterrupt:
+        _say("interrupted" + ("; --resume goes on from here" if args.command == "table" else ""))
+        return Cancelled.exit_code
+    except Sa3Error as e:
+        _say(str(e))
+        return e.exit_code
+    except OSError as e:
+        _say(str(e))
+        return OutputError.exit_code
+
+
+def _say(text: str) -> None:
+    print(f"sa3-bench: {text}", file=sys.stderr, flush=True)
+
+
+def _table(args: Namespace) -> int:
+    from sa3_bench import suite
+
+    written = suite.measure_table(args, _say)
+    print(written.text)
+    for path in written.files:
+        _say(f"wrote {path}")
+    return 0
+
+
+def _once(args: Namespace) -> int:
+    from sa3_bench import cases, measure
+
+    case = cases.Case(
+        model=args.model,
+        source=args.source,
+        weights=args.weights_are or ("random" if args.model.startswith("random:") else "real"),
+        seconds=args.seconds,
+        batch=args.batch,
+        backend=args.backend,
+        precision=args.precision,
+        device=args.device,
+        threads=args.threads,
+        steps=args.steps,
+        seed=args.seed,
+        padding=args.padding,
+        chunked=not args.whole_decode,
+    )
+    wanted = measure.Wanted(
+        repeat=args.repeat,
+        warmup_steps=args.warmup_steps,
+        most_seconds=args.most_seconds,
+        reload=args.reload,
+        audio=args.save_audio,
+        parity=args.save_parity,
+        tell=_say if sys.stderr.isatty() else lambda _: None,
+    )
+    print(json.dumps(measure.measure(case, wanted, BEGUN)), flush=True)
+    return 0
+
+
+def _limits(args: Namespace) -> int:
+    from sa3_bench import limits
+
+    print(json.dumps(limits.measure(args.threads, args.device)), flush=True)
+    return 0
+
+
+def _compare(args: Namespace) -> int:
+    from sa3_bench import compare
+
+    lines = compare.compare(args.first, args.second, margin=args.margin, stage=args.stage)
+    regressed = compare.regressed(lines)
+    if args.json:
+        print(json.dumps({"regressed": regressed, "cases": [asdict(line) for line in lines]}))
+    else:
+        print("\n".join(f"{line.verdict}: {line.name}\n    {line.detail}" for line in lines))
+    return compare.EXIT_REGRESSION if regressed else 0
+
+
+def _interleave(args: Namespace) -> int:
+    from sa3_bench import interleave
+
+    files = interleave.interleave((args.first, args.second), args.repeat, args.out, args.timeout, _say)
+    print(f"sa3-bench compare {files[0]} {files[1]}")
+    return 0
+
+
+def _history(args: Namespace) -> int:
+    from sa3_bench import history
+    from sa3_runtime.files import write_atomic
+
+    found = history.versions(args.results)
+    write_atomic(args.out, history.html(found).encode())
+    print(history.text(found))
+    _say(f"wrote {args.out}")
+    return 0
+
+
+def _report(args: Namespace) -> int:
+    from sa3_bench import suite
+
+    for path in suite.write_again(args.result, args.work).files:
+        _say(f"wrote {path}")
+    return 0
+
+
+COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
+    "table": _table,
+    "once": _once,
+    "limits": _limits,
+    "compare": _compare,
+    "interleave": _interleave,
+    "history": _history,
+    "report": _report,
+}
