@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Two cores and tiny arrays: threads of numpy's own cost more than they save, and wait for torch's.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -14,6 +15,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from sa3_engines import models, selection
 from sa3_engines.engine import Options
 from sa3_runtime.pipeline import Pipeline
+
+# The same examples every time: a failure can be run again.
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = ("tiny-small", "tiny-medium")

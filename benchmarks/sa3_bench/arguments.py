@@ -134,6 +134,7 @@ def _table(commands: Commands) -> None:
         metavar="MODULE:FUNCTION",
         help="a score of clips of real weights: called with samples (channels, n), the rate and the prompt",
     )
+    one.add_argument("--no-limits", action="store_true", help="leave the machine's limits out")
     one.add_argument("--no-quality", action="store_true", help="leave the comparison with fp32 out")
     one.add_argument("--repeat", type=_count, default=3, metavar="N", help="timed runs of each case (3)")
     one.add_argument(
@@ -188,6 +189,7 @@ def _once(commands: Commands) -> None:
     one.add_argument("--repeat", type=_count, default=1, metavar="N", help="timed runs (1)")
     one.add_argument("--warmup-steps", type=_count, metavar="N", help="steps of the untimed run (as many as --steps)")
     one.add_argument("--most-seconds", type=_positive, default=math.inf, metavar="S", help="begin no run after this")
+    one.add_argument("--encode", action="store_true", help="also time the encoder over as much sound")
     one.add_argument("--reload", action="store_true", help="load a second time at the end, to time it warm")
     one.add_argument("--save-audio", type=Path, metavar="FILE.npy", help="where the clip goes")
     one.add_argument("--save-parity", type=Path, metavar="FILE.npz", help="where the answers to fixed inputs go")

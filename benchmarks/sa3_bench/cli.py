@@ -66,6 +66,7 @@ def _once(args: Namespace) -> int:
         repeat=args.repeat,
         warmup_steps=args.warmup_steps,
         most_seconds=args.most_seconds,
+        encode=args.encode,
         reload=args.reload,
         audio=args.save_audio,
         parity=args.save_parity,

@@ -78,6 +78,7 @@ class Wanted:
     repeat: int = 1
     warmup_steps: int | None = None  # of the run that is not timed; None: as many as the others
     most_seconds: float = float("inf")  # after which no further run is begun
+    encode: bool = False  # also time the encoder over as much sound
     reload: bool = False  # load a second time at the end, to time it warm
     audio: Path | None = None  # where the clip goes, as .npy
     parity: Path | None = None  # where the graphs' answers to fixed inputs go, as .npz
@@ -112,7 +113,7 @@ def measure(case: Case, wanted: Wanted, begun: float | None = None) -> dict[str,
         device = memory.Device(observed.support.device)
         result: dict[str, Any] = {
             "case": case.as_json(),
-            "support": _support(observed.support),
+            "support": described(observed.support),
             "load": {"cold": loaded, "cold_from": "disk" if evicted else "no files, or cached ones", "warm": None},
             "memory": {"loaded_mb": memory.resident_mb(), "load_peak_mb": memory.peak_mb()},
         }
@@ -127,6 +128,11 @@ def measure(case: Case, wanted: Wanted, begun: float | None = None) -> dict[str,
             "work": _work(observed, last.calls),
             "output": _output(last.generation),
         }
+        if wanted.encode:
+            from sa3_bench import stages
+
+            wanted.tell("the encoder")
+            result["work"]["encode"] = stages.encode(observed, case)
         _keep(pipeline, last.generation, wanted)
     if wanted.reload:
         wanted.tell("loading once more")
@@ -263,7 +269,7 @@ def _keep(pipeline: Pipeline, generation: Generation, wanted: Wanted) -> None:
         np.savez(wanted.parity, **quality.answers(pipeline))  # pyright: ignore[reportArgumentType]
 
 
-def _support(support: Support) -> dict[str, Any]:
+def described(support: Support) -> dict[str, Any]:
     values = asdict(support)
     return {name: values[name] for name in ("backend", "device", "precision", "versions")}
 

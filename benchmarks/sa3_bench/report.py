@@ -74,7 +74,8 @@ def _stages(data: Data) -> str:
         runs = row["result"]["runs"]
         parts = {name: stats.median([run[name] for run in runs]) for name in ("t5", "loop", "decode", "finish")}
         names = {"t5": "text", "loop": "sampling", "decode": "decode", "finish": "finish"}
-        rows.append((table.label(data, row), {names[k]: v for k, v in parts.items()}))
+        rest = max(stats.median(results.times(row)) - sum(parts.values()), 0.0)
+        rows.append((table.label(data, row), {names[k]: v for k, v in parts.items()} | {"the rest": rest}))
     return svg.bars(rows, "s")
 
 

@@ -114,7 +114,7 @@ class Runner:
         return row
 
     def _extra(self, case: Case, *, first: bool) -> list[str]:
-        extra = ["--save-audio", str(audio_file(self.plan.work, case))]
+        extra = ["--encode", "--save-audio", str(audio_file(self.plan.work, case))]
         if first:
             extra.append("--reload")
         if first and self.plan.quality:

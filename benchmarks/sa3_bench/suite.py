@@ -49,7 +49,8 @@ def measure_table(args: Namespace, say: Say) -> Written:
         "absent": _absent(),
     }
     kept = Results.begin(args.out / f"{name}.json", resume=args.resume, made_on=made_on)
-    _measure_limits(args, kept, say)
+    if not args.no_limits:
+        _measure_limits(args, kept, say)
     with Progress(plan) as progress:
         session.run(plan, kept, progress.begin, progress.end)
     if args.peers:

@@ -40,7 +40,7 @@ class Axis:
         return self.begin + share * (self.end - self.begin)
 
     def ticks(self) -> list[float]:
-        if self.logarithmic:
+        if self.logarithmic and self.high / self.low > 6:
             exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             found = [m * 10.0**e for e in exponents for m in (1, 2, 5)]
         else:

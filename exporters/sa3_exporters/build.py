@@ -141,7 +141,7 @@ def build(recipe: Recipe, report: Report) -> Built:
             revision=recipe.source.revision,
             digest=digest(recipe.source),
         )
-        _place(recipe.source, folder)
+        place(recipe.source, folder)
         staged = models.from_folder(folder, name=recipe.source.name)
         seconds = _convert(recipe, staged, report)
         graphs = _compare(recipe, staged, seconds, report)
@@ -180,7 +180,7 @@ def _staging(out: Path) -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _place(source: Source, folder: Path) -> None:
+def place(source: Source, folder: Path) -> None:
     if source.seed is not None:
         _write_random(source, folder)
         return

@@ -300,7 +300,7 @@ def test_an_error_is_one_sentence(tmp_path: Path, capsys: Any):
 
 def test_random_weights_become_a_checkpoint(tmp_path: Path):
     source = models.locate("random:nano:5")
-    build._place(source, tmp_path)
+    build.place(source, tmp_path)
     placed = models.from_folder(tmp_path)
     assert placed.config == source.config
     ids = np.arange(1, 8)[None]
@@ -314,7 +314,7 @@ def test_an_autoencoder_out_of_a_full_checkpoint_says_so(golden: Path, tmp_path:
     full = models.from_folder(golden / "tiny-small")
     alone = config.ModelConfig(autoencoder=full.config.autoencoder, raw=full.config.raw)
     source = models.Source(name="part", config=alone, folder=full.folder)
-    build._place(source, tmp_path)
+    build.place(source, tmp_path)
     placed = models.from_folder(tmp_path)
     assert placed.config.dit is None and placed.text_folder is None
     assert placed.config.autoencoder.decoder == full.config.autoencoder.decoder

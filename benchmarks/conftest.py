@@ -1,0 +1,89 @@
+"""The same cases as `sa3-bench table`, under pytest-benchmark: in one process, so memory and cold loads are the table's.
+
+    pytest benchmarks/ --models nano,random:small-music --durations 5,30 --backends torch,onnx
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import pytest
+
+from sa3_bench import bundles, cases, measure
+from sa3_bench.cases import Case
+from sa3_engines import selection
+from sa3_engines.errors import BackendUnavailable
+from sa3_runtime.pipeline import Pipeline
+
+GROUP = "Stable Audio 3 benchmarks"
+Opened = tuple[Pipeline, measure.Observed]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup(GROUP)
+    group.addoption("--models", default="nano", help="names, folders, random:NAME (nano)")
+    group.addoption("--durations", default="5", help="seconds (5)")
+    group.addoption("--batches", default="1", help="items at once (1)")
+    group.addoption("--backends", default="", help="engines (all that can run here)")
+    group.addoption("--precision", default="auto", help="tiers (each engine's own)")
+    group.addoption("--threads", type=int, help="processor threads (all cores)")
+    group.addoption("--rounds", type=int, default=5, help="timed runs (5)")
+
+
+def _cases(config: pytest.Config) -> list[Case]:
+    def words(option: str) -> list[str]:
+        return [word for word in config.getoption(option).split(",") if word]
+
+    backends = words("--backends") or [one for one in selection.names() if selection.load(one).why_not() is None]
+    found: list[Case] = []
+    for model in map(cases.resolve, words("--models")):
+        lengths = cases.lengths(model, [float(word) for word in words("--durations")])
+        for backend, precision, seconds, batch in product(backends, words("--precision"), lengths, words("--batches")):
+            found.append(
+                Case(
+                    model=model.name,
+                    weights=model.weights,
+                    source=bundles.source(model.source, backend, precision),
+                    seconds=seconds,
+                    batch=int(batch),
+                    backend=backend,
+                    precision=precision,
+                    threads=config.getoption("--threads"),
+                )
+            )
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        found = _cases(metafunc.config)
+        names = [f"{c.model}-{c.seconds:g}s-x{c.batch}-{c.backend}-{c.precision}" for c in found]
+        metafunc.parametrize("case", found, ids=names, scope="session")
+
+
+@pytest.fixture(scope="session")
+def rounds(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--rounds")
+
+
+@pytest.fixture(scope="session")
+def opened() -> Iterator[Callable[[Case], Opened]]:
+    """Opens the engine of a case; only the last one stays open."""
+    held: dict[str, Opened] = {}
+
+    def get(case: Case) -> Opened:
+        key = f"{case.opened} {case.engine}"
+        if key not in held:
+            for pipeline, _ in held.values():
+                pipeline.close()
+            held.clear()
+            try:
+                held[key] = measure.open_pipeline(case)
+            except BackendUnavailable as e:
+                pytest.skip(str(e))
+        return held[key]
+
+    yield get
+    for pipeline, _ in held.values():
+        pipeline.close()

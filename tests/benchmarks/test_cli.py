@@ -1,0 +1,151 @@
+"""The command, in processes of its own, on a miniature: once, table with broken engines, resuming, history."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sa3_engines.errors import InvalidRequest
+
+ONCE = ("T", "t5", "step", "loop", "decode", "generate", "peak_rss_mb")
+
+
+def test_once_prints_one_object_as_its_last_line(bench, tiny_model: Path):
+    done = bench("once", "--model", tiny_model, "--seconds", 2, "--steps", 2, "--threads", 1, "--backend", "torch")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    (run,) = answer["runs"]
+    assert set(ONCE) <= set(run) and all(run[name] > 0 for name in ONCE)
+    assert run["samples"] == 3200 and run["t5"] + run["loop"] + run["decode"] < run["generate"]
+    assert answer["work"]["step"]["calls"] == 2 and answer["support"]["backend"] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--model", "nothing"), 3),
+        (("--model", "TINY", "--backend", "nothing"), 2),
+        (("--model", "TINY", "--seconds", "1e9"), 2),
+        (("--model", "TINY", "--seconds", "0"), 2),
+        (("--model", "TINY", "--backend", "torch", "--precision", "int3"), 4),
+        (("--model", "TINY", "--seconds", "1", "--backend", "bad-nan"), 5),
+        (("--model", "TINY", "--seconds", "1", "--backend", "bad-silent"), 5),
+    ],
+)
+def test_errors_are_one_sentence_and_a_code(bench, tiny_model: Path, words: tuple[str, ...], code: int):
+    done = bench("once", *(str(tiny_model) if word == "TINY" else word for word in words))
+    assert done.returncode == code and done.stdout == "" and "Traceback" not in done.stderr
+
+
+def table(bench, out: Path, model: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    base = (
+        "table",
+        "--models",
+        model,
+        "--durations",
+        "1,2",
+        "--steps",
+        2,
+        "--threads",
+        1,
+        "--repeat",
+        2,
+        "--no-limits",
+    )
+    return bench(*base, "--out", out, "--name", "here", "--work", out / "work", *words)
+
+
+def test_broken_engines_are_error_rows_and_not_fast_ones(bench, tiny_model: Path, tmp_path: Path):
+    names = "torch,bad-nan,bad-short,bad-crash,bad-other"
+    done = table(bench, tmp_path, tiny_model, "--durations", "1", "--backends", names)
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "here.json").read_text())
+    rows = {row["case"]["backend"]: row for row in data["cases"].values()}
+    assert rows["torch"]["status"] == "ok"
+    for name, reason in {
+        "bad-nan": "NaN",
+        "bad-short": "",
+        "bad-crash": "SIGSEGV",
+        "bad-other": "computes something else",
+    }.items():
+        assert rows[name]["status"] == "error" and reason in rows[name]["reason"], name
+    first = next(line for line in done.stdout.splitlines() if line.startswith("| tiny"))
+    assert first.count("**error**") == 4
+    assert (tmp_path / "here.md").read_text().strip() == done.stdout.strip()
+    page = (tmp_path / "here.html").read_text()
+    assert "data:audio/mpeg;base64," in page and "computes something else" in page
+
+
+def test_what_hangs_is_ended(bench, tiny_model: Path, tmp_path: Path):
+    done = table(bench, tmp_path, tiny_model, "--durations", "1", "--backends", "bad-hang", "--timeout", "3")
+    assert done.returncode == 0 and "no answer within 3 s" in done.stdout
+
+
+def test_table_resumes_and_adds(bench, tiny_model: Path, tmp_path: Path):
+    first = table(bench, tmp_path, tiny_model, "--durations", "1", "--backends", "null", "--no-quality")
+    assert first.returncode == 0, first.stderr
+    before = json.loads((tmp_path / "here.json").read_text())
+    again = table(bench, tmp_path, tiny_model, "--backends", "null", "--batches", "1,2", "--resume", "--no-quality")
+    assert again.returncode == 0, again.stderr
+    after = json.loads((tmp_path / "here.json").read_text())
+    (kept,) = before["cases"]
+    assert after["cases"][kept] == before["cases"][kept]
+    assert len(after["cases"]) == 4 and len(after["sessions"]) == 2
+
+
+def test_interleaved_programs_are_compared(bench, tmp_path: Path):
+    program = 'echo \'{"runs": [{"generate": %s, "samples": 5}]}\''
+    done = bench("interleave", program % 1.0, program % 2.0, "--repeat", 5, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    judged = bench("compare", tmp_path / "A.json", tmp_path / "B.json")
+    assert judged.returncode == 7 and "slower" in judged.stdout and ", interleaved" in judged.stdout
+    failed = bench("interleave", "exit 3", program % 2.0, "--out", tmp_path)
+    assert failed.returncode == 1 and "A (exit 3)" in failed.stderr
+
+
+def test_history_reads_every_commit(bench, tmp_path: Path):
+    from sa3_bench import history
+    from sa3_bench.cases import Case
+
+    from .conftest import good, result, write
+
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    case, folder = Case(model="tiny", seconds=1.0, backend="torch"), tmp_path / "results"
+    folder.mkdir()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for number, seconds in enumerate((2.0, 1.0)):
+        write(folder / "here.json", result((case, good([seconds], case))))
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-qm", f"r{number}"], check=True)
+    write(folder / "here.json", result((case, good([0.5], case))))
+    write(folder / "other.json", {"something": "else"})
+    ((_, points),) = history.courses(history.versions(folder)).items()
+    assert [p.seconds for p in points] == [2.0, 1.0, 0.5] and "not committed" in points[-1].commit
+    done = bench("history", "--results", folder, "--out", tmp_path / "h.html")
+    assert done.returncode == 0 and "4.00 times" in done.stdout and "<svg" in (tmp_path / "h.html").read_text()
+    with pytest.raises(InvalidRequest):
+        history.versions(tmp_path / "nowhere")
+
+
+def test_the_pytest_suite_shares_the_cases(tiny_model: Path):
+    pytest.importorskip("pytest_benchmark")
+    root = Path(__file__).parents[2]
+    import os
+    import sys
+
+    environment = {
+        **os.environ,
+        "SA3_BENCH_MODELS": str(tiny_model),
+        "SA3_BENCH_DURATIONS": "1",
+        "SA3_BENCH_REPEAT": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
