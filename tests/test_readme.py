@@ -1,0 +1,52 @@
+"""What README.md says to type: every command parses, and those that need no download run, in order, in one folder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sa3_runtime import arguments
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    shlex.split(part, comments=True)
+    for language, text in BLOCKS
+    if not language
+    for line in text.splitlines()
+    for part in line.split("&&")
+    if part.strip().startswith("sa3 ")
+]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 7
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_parses(command: list[str]):
+    arguments.parse(command[1:])
+
+
+def test_the_commands_run(tmp_path: Path):
+    """But for those on models that must be downloaded, and what is made from their output."""
+    local = [c for c in COMMANDS if "small-sfx" not in c and "rain.json" not in c]
+    assert len(local) >= 5
+    for command in local:
+        program = Path(sys.executable).parent / command[0]
+        done = subprocess.run([program, *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    assert (tmp_path / "longer.wav").stat().st_size > (tmp_path / "pad.wav").stat().st_size > 100_000
+
+
+def test_the_python_without_torch_runs():
+    (code,) = [text for language, text in BLOCKS if language == "python" and "sa3_runtime" in text]
+    checked = code + "\nimport sys\nassert made.audio.shape == (1, 2, 220500) and 'torch' not in sys.modules\n"
+    done = subprocess.run([sys.executable, "-c", checked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
