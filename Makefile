@@ -4,10 +4,10 @@ VENV := .venv
 DEMO := .demo
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format conformance nano wheel clean
+.PHONY: help demo test lint format conformance nano bench bench-gpu wheel clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO)/.ready ## Make a clip with nano, in an environment of its own without torch
 	@$(DEMO)/bin/sa3 generate --prompt "a warm synth pad with slow drums" --duration 5 --output demo.wav
@@ -32,6 +32,17 @@ format: $(VENV)/.ready ## Rewrite the sources in house format
 
 conformance: $(VENV)/.ready ## Compare with the reference's numbers: make conformance DIR=... BACKEND=...
 	$(BIN)/python tests/conformance.py $(or $(DIR),tests/golden) --backend $(or $(BACKEND),torch)
+
+# Under ten minutes on two cores. The full-size model has random weights where the released ones are not on this machine.
+bench: $(VENV)/.ready ## Measure this machine: the published table with its columns, in benchmarks/results/
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' diffusers
+	$(BIN)/sa3-bench table --models small-music --durations 5,30 --export --repeat 3 --most-seconds 45 --peers
+	$(BIN)/sa3-bench table --models nano --durations 5,20 --batches 1,4 --repeat 10 --resume
+
+bench-gpu: $(VENV)/.ready ## The same on an NVIDIA GPU: every row of the published table, on the torch engine
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' nvidia-ml-py
+	$(BIN)/sa3-bench table --models small-music,medium --durations 5,30,120,380 --backends torch --device cuda \
+		--precision fp16,fp32 --repeat 10
 
 wheel: $(VENV)/.ready ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

@@ -1,6 +1,6 @@
-"""The same cases as `sa3-bench table`, under pytest-benchmark: in one process, so memory and cold loads are the table's.
+"""The same cases as `sa3-bench table`, under pytest-benchmark, in one process: memory and cold loads are the table's.
 
-    pytest benchmarks/ --models nano,random:small-music --durations 5,30 --backends torch,onnx
+pytest benchmarks/ --sa3-models nano,random:small-music --sa3-durations 5,30 --sa3-backends torch
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ Opened = tuple[Pipeline, measure.Observed]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup(GROUP)
-    group.addoption("--models", default="nano", help="names, folders, random:NAME (nano)")
-    group.addoption("--durations", default="5", help="seconds (5)")
-    group.addoption("--batches", default="1", help="items at once (1)")
-    group.addoption("--backends", default="", help="engines (all that can run here)")
-    group.addoption("--precision", default="auto", help="tiers (each engine's own)")
-    group.addoption("--threads", type=int, help="processor threads (all cores)")
-    group.addoption("--rounds", type=int, default=5, help="timed runs (5)")
+    group.addoption("--sa3-models", default="nano", help="names, folders, random:NAME (nano)")
+    group.addoption("--sa3-durations", default="5", help="seconds (5)")
+    group.addoption("--sa3-batches", default="1", help="items at once (1)")
+    group.addoption("--sa3-backends", default="", help="engines (all that can run here)")
+    group.addoption("--sa3-precision", default="auto", help="tiers (each engine's own)")
+    group.addoption("--sa3-threads", type=int, help="processor threads (all cores)")
+    group.addoption("--sa3-rounds", type=int, default=5, help="timed runs (5)")
 
 
 def _cases(config: pytest.Config) -> list[Case]:
     def words(option: str) -> list[str]:
         return [word for word in config.getoption(option).split(",") if word]
 
-    backends = words("--backends") or [one for one in selection.names() if selection.load(one).why_not() is None]
+    backends = words("--sa3-backends") or [one for one in selection.names() if selection.load(one).why_not() is None]
     found: list[Case] = []
-    for model in map(cases.resolve, words("--models")):
-        lengths = cases.lengths(model, [float(word) for word in words("--durations")])
-        for backend, precision, seconds, batch in product(backends, words("--precision"), lengths, words("--batches")):
+    for model in map(cases.resolve, words("--sa3-models")):
+        lengths = cases.lengths(model, [float(word) for word in words("--sa3-durations")])
+        for backend, precision, seconds, batch in product(
+            backends, words("--sa3-precision"), lengths, words("--sa3-batches")
+        ):
             found.append(
                 Case(
                     model=model.name,
@@ -49,7 +51,7 @@ def _cases(config: pytest.Config) -> list[Case]:
                     batch=int(batch),
                     backend=backend,
                     precision=precision,
-                    threads=config.getoption("--threads"),
+                    threads=config.getoption("--sa3-threads"),
                 )
             )
     return found
@@ -64,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def rounds(request: pytest.FixtureRequest) -> int:
-    return request.config.getoption("--rounds")
+    return request.config.getoption("--sa3-rounds")
 
 
 @pytest.fixture(scope="session")

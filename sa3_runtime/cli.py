@@ -12,11 +12,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sa3_engines.errors import BackendUnavailable, OutputError, Sa3Error
-from sa3_runtime import arguments
+from sa3_runtime.command import arguments
 
 if TYPE_CHECKING:
-    from sa3_runtime.doctor import Probe, Report
-    from sa3_runtime.jobs import Listener, Result
+    from sa3_runtime.command.doctor import Probe, Report
+    from sa3_runtime.command.jobs import Listener, Result
     from sa3_runtime.machine import Machine
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -65,27 +65,27 @@ def _leave_stdout() -> None:
 
 
 def _generate(args: Namespace) -> int:
-    from sa3_runtime import jobs
+    from sa3_runtime.command import jobs
 
     job = jobs.prepare(args)
     return _work(args, lambda listener: jobs.generate(job, listener))
 
 
 def _encode(args: Namespace) -> int:
-    from sa3_runtime import jobs
+    from sa3_runtime.command import jobs
 
     return _work(args, lambda listener: jobs.encode(args, listener))
 
 
 def _decode(args: Namespace) -> int:
-    from sa3_runtime import jobs
+    from sa3_runtime.command import jobs
 
     return _work(args, lambda listener: jobs.decode(args, listener))
 
 
 def _work(args: Namespace, work: Callable[[Listener], Result]) -> int:
-    from sa3_runtime.jobs import Listener
-    from sa3_runtime.progress import Bars
+    from sa3_runtime.command.jobs import Listener
+    from sa3_runtime.command.progress import Bars
 
     warnings: list[str] = []
 
@@ -146,7 +146,7 @@ def _as_json(result: Result) -> dict[str, Any]:
 
 
 def _models(args: Namespace) -> int:
-    from sa3_runtime import catalogue
+    from sa3_runtime.command import catalogue
 
     entries = catalogue.entries()
     if args.json:
@@ -177,7 +177,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _doctor(args: Namespace) -> int:
-    from sa3_runtime import doctor
+    from sa3_runtime.command import doctor
 
     def tell(what: str) -> None:
         if sys.stderr.isatty():

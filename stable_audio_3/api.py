@@ -24,8 +24,8 @@ from sa3_engines.engine import Options
 from sa3_engines.errors import InvalidRequest
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
+from sa3_runtime.command.progress import Bars
 from sa3_runtime.pipeline import Pipeline, Watch
-from sa3_runtime.progress import Bars
 from sa3_runtime.request import AdapterUse, Request
 from sa3_runtime.resample import resample
 from sa3_runtime.tokens import tokenizer_for

@@ -65,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: Namespace) -> None:
-    from sa3_runtime import jobs
-    from sa3_runtime.progress import Bars
+    from sa3_runtime.command import jobs
+    from sa3_runtime.command.progress import Bars
 
     job = jobs.prepare(_translated(args))
     with Bars(shown=sys.stderr.isatty()) as bars:
@@ -82,7 +82,7 @@ def _run(args: Namespace) -> None:
 
 def _translated(args: Namespace) -> Namespace:
     """The same as flags of `sa3 generate`; where the two have other defaults, upstream's are spelled out."""
-    from sa3_runtime import arguments, jobs
+    from sa3_runtime.command import arguments, jobs
 
     items = _items(args)
     if args.duration is None:

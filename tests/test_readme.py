@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sa3_runtime import arguments
+from sa3_runtime.command import arguments
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -126,7 +126,7 @@ def resolve(name: str, weights: str = "auto") -> Model:
 
 def _here(name: str) -> bool:
     from sa3_engines import models
-    from sa3_runtime import catalogue
+    from sa3_runtime.command import catalogue
 
     wanted = models.ALIASES.get(name, name)
     return any(entry.here for entry in catalogue.entries() if entry.name == wanted)

@@ -10,7 +10,6 @@ from typing import Any
 from sa3_bench import cases, limits, machine, published, results, stats
 from sa3_bench.results import OK
 
-STAGES = ("text", "prepare", "step", "decode")
 Row = Mapping[str, Any]
 Data = Mapping[str, Any]
 
@@ -67,7 +66,8 @@ def markdown(data: Data) -> str:
         "Columns marked *here* were measured on this machine; those marked *quoted* are others' numbers on other "
         f"machines, from the {published.SOURCE}. {' '.join(published.NOTES)}",
         _errors(data),
-        "## Stages, memory, loading\n\n" + _details(data),
+        "## Stages, and the share of the machine's limit they reach\n\n" + _stages(data),
+        "## Memory, loading, energy\n\n" + _costs(data),
         "## The machine's limits\n\n" + limits_text(data),
         "## Quality of the tiers\n\n" + _quality(data),
         "## Other implementations, measured here\n\n" + _peers(data),
@@ -142,10 +142,10 @@ def _peak(found: Sequence[Row | None]) -> str:
 
 
 def limit(data: Data, row: Row) -> float:
-    """The least time this machine's arithmetic and memory allow for what a row had to do; nan where not known."""
+    """The least time this machine's arithmetic and memory allow for making a row's sound; nan where not known."""
     if row["status"] != OK:
         return math.nan
-    shares = [stage_limit(data, row, stage) for stage in row["result"]["work"]]
+    shares = [stage_limit(data, row, stage) for stage in row["result"]["work"] if stage != "encode"]
     return sum(shares) if shares else math.nan
 
 
@@ -177,33 +177,54 @@ def label(data: Data, row: Row) -> str:
     return f"{case.model} {case.seconds:g} s{times}, {engine(data, row)}"
 
 
-def _details(data: Data) -> str:
+def _stages(data: Data) -> str:
+    """Times, and in brackets the share of the machine's limit that each reaches."""
     head = ["case", "text", "prepare", "one step", "all steps", "decode", "first audio", "total", "times real time"]
-    head += [
-        "share of the limit: step",
-        "decode",
-        "peak memory",
-        "device",
-        "load cold",
-        "load warm",
-        "start to first clip",
-        "energy",
-    ]
-    return grid(head, [_detail(data, row) for row in results.rows(data) if row["status"] == OK])
+    return grid([*head, "(encode)"], [_stage_times(data, row) for row in results.rows(data) if row["status"] == OK])
 
 
-def _detail(data: Data, row: Row) -> list[str]:
-    result, runs = row["result"], row["result"]["runs"]
+def _stage_times(data: Data, row: Row) -> list[str]:
+    runs = row["result"]["runs"]
     times = {name: stats.median(found) for name in runs[0] if (found := _numbers(runs, name))}
-    made = row["case"]["seconds"] * row["case"]["batch"]
+    encode = row["result"]["work"].get("encode", {}).get("seconds")
+
+    def both(value: float | None, stage: str) -> str:
+        return seconds(value) if value is None else f"{seconds(value)} ({percent(share(data, row, stage))})"
+
     return [
         label(data, row),
-        *(seconds(times.get(name)) for name in ("t5", "prepare", "step", "loop", "decode", "first_audio", "generate")),
-        f"{made / times['generate']:.2f}",
-        *(percent(share(data, row, stage)) for stage in ("step", "decode")),
-        gigabytes(times.get("peak_rss_mb")),
-        gigabytes(times.get("device_peak_mb")),
-        seconds(result["load"]["cold"]),
+        both(times["t5"], "text"),
+        both(times["prepare"], "prepare"),
+        both(times["step"], "step"),
+        seconds(times["loop"]),
+        both(times["decode"], "decode"),
+        seconds(times.get("first_audio")),
+        seconds(times["generate"]),
+        f"{row['case']['seconds'] * row['case']['batch'] / times['generate']:.2f}",
+        both(encode, "encode"),
+    ]
+
+
+def _costs(data: Data) -> str:
+    head = [
+        "case",
+        "peak memory",
+        "device memory",
+        "load, cold",
+        "load, warm",
+        "start to first clip",
+        "energy of a run",
+    ]
+    return grid(head, [_cost(data, row) for row in results.rows(data) if row["status"] == OK])
+
+
+def _cost(data: Data, row: Row) -> list[str]:
+    result, runs = row["result"], row["result"]["runs"]
+    return [
+        label(data, row),
+        gigabytes(max(_numbers(runs, "peak_rss_mb"), default=None)),
+        gigabytes(max(_numbers(runs, "device_peak_mb"), default=None)),
+        f"{seconds(result['load']['cold'])} ({result['load']['cold_from']})",
         seconds(result["load"]["warm"]),
         f"{seconds(result['load']['to_first_clip'])} ({result['untimed']['steps']} steps)",
         _joules(runs),

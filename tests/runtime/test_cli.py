@@ -14,11 +14,12 @@ import pytest
 
 from sa3_engines import models, null
 from sa3_engines.errors import OutputError
-from sa3_runtime import audio, outputs, pipeline
-from sa3_runtime.arguments import parse
+from sa3_runtime import audio, pipeline
 from sa3_runtime.audio import Sound
 from sa3_runtime.cli import main
-from sa3_runtime.jobs import prepare
+from sa3_runtime.command import outputs
+from sa3_runtime.command.arguments import parse
+from sa3_runtime.command.jobs import prepare
 
 Run = Callable[..., tuple[int, str, str]]
 COMMANDS = ["generate", "encode", "decode", "models", "doctor"]

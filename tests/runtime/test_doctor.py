@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sa3_engines import null, selection
-from sa3_runtime import doctor, machine
+from sa3_runtime import machine
 from sa3_runtime.cli import main
-from sa3_runtime.doctor import Auto, Failed, Probe, Report
+from sa3_runtime.command import doctor
+from sa3_runtime.command.doctor import Auto, Failed, Probe, Report
 
 ONLY_NULL = "random:small-music"
 

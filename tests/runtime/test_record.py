@@ -11,10 +11,10 @@ import pytest
 
 from sa3_engines.errors import InvalidRequest, Sa3Error
 from sa3_runtime import audio, record, sidecar
-from sa3_runtime.arguments import parse
 from sa3_runtime.audio import Sound
 from sa3_runtime.cli import main
-from sa3_runtime.jobs import Listener, generate, prepare
+from sa3_runtime.command.arguments import parse
+from sa3_runtime.command.jobs import Listener, generate, prepare
 from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.record import Opening, Recipe
 from sa3_runtime.request import AdapterUse, Request, plan
@@ -237,7 +237,7 @@ def test_flags_override_what_belongs_together() -> None:
             parse(["generate", "--from", "/tmp/sa3-test-record.json", "-o", "/tmp/x.wav", *flags])
         ).recipe.opening
 
-    from sa3_runtime.arguments import parse
+    from sa3_runtime.command.arguments import parse
 
     base = {
         "model": "small-music",

@@ -16,12 +16,13 @@ from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Support
 from sa3_engines.errors import InvalidRequest
 from sa3_engines.models import Source
-from sa3_runtime import audio, drafts, outputs, record
+from sa3_runtime import audio, record
 from sa3_runtime.audio import Sound
 from sa3_runtime.coding import Chunking
+from sa3_runtime.command import drafts, outputs
+from sa3_runtime.command.outputs import Output
 from sa3_runtime.files import check_writable
 from sa3_runtime.finish import Finish, finish
-from sa3_runtime.outputs import Output
 from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
 from sa3_runtime.record import Opening, Recipe
 from sa3_runtime.request import Plan, Request, plan
