@@ -36,7 +36,7 @@ conformance: $(VENV)/.ready ## Compare with the reference's numbers: make confor
 # Under ten minutes on two cores. The full-size model has random weights where the released ones are not on this machine.
 bench: $(VENV)/.ready ## Measure this machine: the published table with its columns, in benchmarks/results/
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' diffusers
-	$(BIN)/sa3-bench table --models small-music --durations 5,30 --export --repeat 3 --most-seconds 45 --peers
+	$(BIN)/sa3-bench table --models small-music --durations 5,30 --export --repeat 3 --most-seconds 30 --peers
 	$(BIN)/sa3-bench table --models nano --durations 5,20 --batches 1,4 --repeat 10 --resume
 
 bench-gpu: $(VENV)/.ready ## The same on an NVIDIA GPU: every row of the published table, on the torch engine

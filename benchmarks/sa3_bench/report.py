@@ -113,7 +113,7 @@ def _clips(data: Data, work: Path) -> str:
     parts: list[str] = []
     for row in _good(data):
         case = cases.from_json(row["case"])
-        uri = session.clip(work, case, row["result"]["output"]["rate"])
+        uri = session.clip(work, case, row["result"]["output"]["rate"]) if case.batch == 1 else None
         if uri is None:
             continue
         what = "random weights: noise is what is expected" if case.weights == "random" else cases.PROMPT

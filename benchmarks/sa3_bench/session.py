@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from sa3_bench import limits, machine
-from sa3_bench.cases import Case
+from sa3_bench.cases import Case, from_json
 from sa3_bench.process import Failed, last_json
 from sa3_bench.results import ERROR, OK, Results
 from sa3_engines.errors import BackendUnavailable
 
 IMPOSSIBLE = 2.0  # times the machine's own best: more than its probe can be off
-CLIP_SECONDS = 10.0  # of each clip that the report plays
+CLIP_SECONDS = 8.0  # of each clip that the report plays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,9 @@ def ordered(cases: Sequence[Case]) -> list[Case]:
 
 
 def is_reference(case: Case) -> bool:
-    return case.backend == "torch" and case.precision in ("auto", "fp32") and not case.device.startswith("cuda")
+    """torch in fp32, as far as the flags tell: on a GPU its own choice is fp16."""
+    chosen = case.precision == "auto" and not case.device.startswith("cuda")
+    return case.backend == "torch" and (chosen or case.precision == "fp32")
 
 
 def column(case: Case) -> str:
@@ -107,7 +109,7 @@ class Runner:
         if row["status"] == OK:
             reason = impossible(row["result"], self.kept.data["limits"])
             if reason is None and first and self.plan.quality:
-                reason = self._compare(case)
+                reason = self._compare(case, row["result"]["support"])
             if reason is not None:
                 self._wrong[column(case)] = reason
                 row |= {"status": ERROR, "reason": reason}
@@ -121,19 +123,29 @@ class Runner:
             extra += ["--save-parity", str(_parity_file(self.plan.work, case))]
         return extra
 
-    def _compare(self, case: Case) -> str | None:
+    def _compare(self, case: Case, support: Mapping[str, Any]) -> str | None:
         """Notes how near this engine's answers are to the reference's; the reason where it is another model."""
         from sa3_bench import quality
 
         tier = _load(_parity_file(self.plan.work, case)) or {}
         entry: dict[str, Any] = {"reference": None, **quality.codec(tier)}
-        base = next((one for one in self.plan.cases if one.model == case.model and is_reference(one)), None)
+        base = self._reference(case, support)
         reference = None if base is None else _load(_parity_file(self.plan.work, base))
         if base is not None and reference is not None:
             entry |= {"reference": base.engine, **quality.parity(reference, tier)}
         table = self.kept.data["quality"].setdefault(f"{case.model} {case.weights}", {})
         table[case.engine] = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in entry.items()}
         return None if entry["reference"] in (None, case.engine) else quality.wrong(entry)
+
+
+    def _reference(self, case: Case, support: Mapping[str, Any]) -> Case | None:
+        """The case that torch really ran in fp32, which may be this one."""
+        rows = self.kept.data["cases"].values()
+        done = [(from_json(row["case"]), row["result"]["support"]) for row in rows if row["status"] == OK]
+        for one, how in [(case, support), *done]:
+            if (one.model, one.weights, how["backend"], how["precision"]) == (case.model, case.weights, "torch", "fp32"):
+                return one
+        return None
 
 
 def worker(case: Case, plan: Plan, extra: Sequence[str]) -> dict[str, Any]:

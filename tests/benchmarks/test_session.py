@@ -158,6 +158,7 @@ def test_another_model_is_an_error_in_its_whole_column(
         return {name: tiers[backend] for name in names} | {"music": good[None], "roundtrip": good[None, None]}
 
     monkeypatch.setattr(session, "_parity_file", lambda folder, case: case.backend)
+    # The engines are asked once each; torch, which is the reference, first.
     monkeypatch.setattr(session, "_load", lambda backend: answers(tmp_path, backend))
     cases = [*CASES, *(replace(case, backend="onnx") for case in CASES)]
     kept = Results.begin(tmp_path / "r.json", resume=False, made_on=MADE_ON)
