@@ -55,6 +55,6 @@ def tokenizer_for(source: Source) -> Tokenizer | None:
         return None
     if source.tokenizer is not None:
         return FileTokenizer(source.tokenizer, text.vocab_size)
-    if source.seed is not None:
+    if source.random_weights:
         return StandInTokenizer(text.vocab_size)
     return None

@@ -137,13 +137,17 @@ class Runner:
         table[case.engine] = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in entry.items()}
         return None if entry["reference"] in (None, case.engine) else quality.wrong(entry)
 
-
     def _reference(self, case: Case, support: Mapping[str, Any]) -> Case | None:
         """The case that torch really ran in fp32, which may be this one."""
         rows = self.kept.data["cases"].values()
         done = [(from_json(row["case"]), row["result"]["support"]) for row in rows if row["status"] == OK]
         for one, how in [(case, support), *done]:
-            if (one.model, one.weights, how["backend"], how["precision"]) == (case.model, case.weights, "torch", "fp32"):
+            if (one.model, one.weights, how["backend"], how["precision"]) == (
+                case.model,
+                case.weights,
+                "torch",
+                "fp32",
+            ):
                 return one
         return None
 

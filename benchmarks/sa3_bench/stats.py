@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESAMPLES = 4000
+RESAMPLES = 2000
 CONFIDENCE = 0.95
 FEWEST, FEWEST_PAIRS = 3, 5  # runs on each side, below which nothing is said
 MARGIN, APART_MARGIN = 0.02, 0.05  # differences not believed, between interleaved runs and others

@@ -55,10 +55,13 @@ def measure_table(args: Namespace, say: Say) -> Written:
         session.run(plan, kept, progress.begin, progress.end)
     if args.peers:
         _measure_peers(args, plan, kept, say)
-    if scorer is not None:
-        _score(plan, kept, scorer)
-    kept.save()
-    return write(kept, plan.work)
+    try:
+        if scorer is not None:
+            _score(plan, kept, scorer)
+    finally:
+        kept.save()
+        written = write(kept, plan.work)
+    return written
 
 
 def write_again(path: Path, folder: Path | None) -> Written:
@@ -141,7 +144,7 @@ class Progress:
     def __init__(self, plan: session.Plan) -> None:
         self._weights = {case.key: _guess(case, plan) for case in plan.cases}
         self._bar = tqdm(
-            total=round(sum(self._weights.values()), 1),
+            total=sum(self._weights.values()),
             file=sys.stderr,
             dynamic_ncols=True,
             bar_format="{l_bar}{bar}| {elapsed} spent, about {remaining} left",
@@ -152,7 +155,7 @@ class Progress:
         self._bar.set_description(f"{case.model} {case.seconds:g} s x {case.batch}, {case.engine}")
 
     def end(self, case: Case) -> None:
-        self._bar.update(self._weights[case.key])
+        self._bar.update(min(self._weights[case.key], self._bar.total - self._bar.n))
 
     def __enter__(self) -> Progress:
         return self

@@ -142,7 +142,6 @@ def _prepare(c: DiTConfig, context: int, local: int) -> Iterator[Product]:
 
 def _step(c: DiTConfig, latents: int, context: int) -> Iterator[Product]:
     both, pairs, width = c.memory_tokens + latents, _pairs(c), c.width
-    inner = int(width * c.ff_mult)
     yield from _mlp(1, c.timestep_features, width, width)
     yield from _mlp(1, width, width, 6 * width)
     yield Product(latents, c.channels, c.channels, 2)  # the convolutions before and after
@@ -151,12 +150,18 @@ def _step(c: DiTConfig, latents: int, context: int) -> Iterator[Product]:
     yield from _attention(both, both, width, pairs * c.depth)
     yield Product(both, width, width, c.depth)
     # The last block goes on without the memory tokens.
-    for rows, depth in ((both, c.depth - 1), (latents, 1)):
-        yield Product(rows, width, pairs * width, depth)
-        yield from _attention(rows, context, width, pairs * depth)
-        yield Product(rows, width, width, depth)
-        yield Product(rows, width, 2 * inner, depth)
-        yield Product(rows, inner, width, depth)
+    yield from _second_half(c, both, context, c.depth - 1)
+    yield from _second_half(c, latents, context, 1)
+
+
+def _second_half(c: DiTConfig, rows: int, context: int, depth: int) -> Iterator[Product]:
+    """Of blocks: cross-attention and feed-forward."""
+    inner = int(c.width * c.ff_mult)
+    yield Product(rows, c.width, _pairs(c) * c.width, depth)
+    yield from _attention(rows, context, c.width, _pairs(c) * depth)
+    yield Product(rows, c.width, c.width, depth)
+    yield Product(rows, c.width, 2 * inner, depth)
+    yield Product(rows, inner, c.width, depth)
 
 
 def _resampler(c: ResamplerConfig, latents: int) -> Iterator[Product]:
@@ -175,8 +180,9 @@ def _resampler(c: ResamplerConfig, latents: int) -> Iterator[Product]:
 
 
 def reference_step(c: DiTConfig, latents: int, max_tokens: int) -> int:
-    """Operations of one step as the reference does it: every prompt position, and each time what no step changes."""
+    """Operations of one step as the reference does it: nothing left out, and each time what no step changes."""
     context = max_tokens + 1
-    products = [*_step(c, latents, context), Product(context, c.width, (_pairs(c) + 1) * c.width, c.depth)]
+    products = [*_step(c, latents, context), *_second_half(c, c.memory_tokens, context, 1)]
+    products += [Product(context, c.width, (_pairs(c) + 1) * c.width, c.depth)]
     products += _mlp(latents, c.local_width, c.width, c.width, c.depth)
     return sum(2 * p.rows * p.inner * p.columns * p.times for p in products)

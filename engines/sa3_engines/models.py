@@ -19,6 +19,7 @@ from sa3_engines.config import ModelConfig
 from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
 
 CONFIG, WEIGHTS, MANIFEST = "model_config.json", "model.safetensors", "manifest.json"
+RANDOM = "sa3_random_seed"  # in the configuration of a bundle made from random weights
 TEXT_FILES = ("config.json", WEIGHTS, "tokenizer.json")
 HERE = Path(__file__).parent
 
@@ -76,6 +77,11 @@ class Source:
     seed: int | None = None  # of random weights
     repo: str | None = None
     revision: str | None = None
+
+    @property
+    def random_weights(self) -> bool:
+        """Made up here, or exported from what was: there is no tokenizer, and nothing to listen to."""
+        return self.seed is not None or RANDOM in self.config.raw
 
     @property
     def has_graphs(self) -> bool:

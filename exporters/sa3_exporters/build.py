@@ -27,7 +27,7 @@ from sa3_engines import bundle, config, models
 from sa3_engines.bundle import Bundle, Graph, Origin
 from sa3_engines.engine import GRAPHS, Options
 from sa3_engines.errors import BundleError, CheckpointError, InvalidRequest, OutputError
-from sa3_engines.models import CONFIG, MANIFEST, TEXT_FILES, WEIGHTS, Source
+from sa3_engines.models import CONFIG, MANIFEST, RANDOM, TEXT_FILES, WEIGHTS, Source
 from sa3_engines.onnx import BACKEND, OnnxEngine
 from sa3_engines.tensors import TensorFile
 from sa3_exporters import onnx, parity
@@ -210,7 +210,7 @@ def _write_random(source: Source, folder: Path) -> None:
     from safetensors.torch import save_file
 
     networks = checkpoint.load(source)
-    _write_json(folder / CONFIG, dict(source.config.raw))
+    _write_json(folder / CONFIG, dict(source.config.raw) | {RANDOM: source.seed})
     if source.config.text is not None:
         (folder / source.config.text.folder).mkdir()
         _write_json(folder / source.config.text.folder / "config.json", dict(source.config.raw_text))

@@ -71,7 +71,7 @@ def opened(opening: Opening, spent: dict[str, float], listener: Listener) -> Gen
 
 
 def about_weights(source: Source) -> str | None:
-    if source.seed is not None:
+    if source.random_weights:
         return "random weights: for measuring, not for listening"
     if not source.config.raw.get("sa3_trained", True):
         return f"{source.name}'s weights are random until it is trained: expect noise, not music"

@@ -73,7 +73,7 @@ def test_the_interval_holds_the_true_ratio(interleaved: bool):
         a, b = noisy(rng, 8), noisy(rng, 8, 1.3)
         ratio = stats.ratio(list(a), list(b), interleaved=interleaved, seed=seed)
         inside += ratio.low <= 1.3 <= ratio.high
-    assert inside >= 0.92 * SETS
+    assert inside >= 0.9 * SETS  # medians of eight fall a little short of 95 %
 
 
 def test_too_few_runs_say_nothing():

@@ -322,3 +322,16 @@ def test_an_autoencoder_out_of_a_full_checkpoint_says_so(golden: Path, tmp_path:
     latents = graphs.decode(full.config, normal(1, full.config.autoencoder.latent_channels, 2))
     expected, got = (TORCH.open(s, ONE).run("decode", latents)["audio"] for s in (full, placed))
     assert np.array_equal(expected, got)
+
+
+def test_a_bundle_of_random_weights_has_a_stand_in_tokenizer(golden: Path, tmp_path: Path):
+    """It has none of its own, and must still make sound."""
+    from sa3_runtime.tokens import StandInTokenizer, tokenizer_for
+
+    plain = models.from_folder(golden / "tiny-small")
+    raw = json.loads((golden / "tiny-small" / "model_config.json").read_text())
+    assert tokenizer_for(plain) is None
+    (tmp_path / "model_config.json").write_text(json.dumps(raw | {models.RANDOM: 3}))
+    (tmp_path / "t5gemma-b-b-ul2").symlink_to(golden / "tiny-small" / "t5gemma-b-b-ul2")
+    source = models.from_folder(tmp_path)
+    assert source.random_weights and isinstance(tokenizer_for(source), StandInTokenizer)

@@ -110,6 +110,9 @@ def measure(
         answer = last_json([python, str(HERE / peer.script), json.dumps(wanted)], timeout)
     except Failed as e:
         return {"status": ERROR, "reason": str(e)}
+    made, expected = {run["samples"] for run in answer["runs"]}, int(case.seconds * wanted["config"]["rate"])
+    if made != {expected}:
+        return {"status": ERROR, "reason": f"it made {sorted(made)} samples where {expected} were asked for"}
     return {"status": OK, "result": answer}
 
 
