@@ -30,7 +30,7 @@ class Adapters:
     def __init__(self, engine: Engine, conditioner: Conditioner | None) -> None:
         self._engine = engine
         self._conditioner = conditioner
-        self._in_engine: tuple[Any, ...] = ()
+        self._in_engine: tuple[Any, ...] | None = ()  # None: unknown, after a failure half way
         self.loaded: list[Loaded] = []
 
     def load(self, path: Path, strength: float = 1.0) -> int:
@@ -87,12 +87,13 @@ class Adapters:
         if wanted == self._in_engine:
             return False
         assert isinstance(self._engine, Adaptable)
+        self._in_engine = None
         self._engine.set_adapters(working)
         self._in_engine = wanted
         return True
 
-    def _check_index(self, index: int) -> None:
-        if not 0 <= index < len(self.loaded):
+    def _check_index(self, index: Any) -> None:
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.loaded):
             raise InvalidRequest(f"no adapter {index}; {len(self.loaded)} are loaded")
 
 

@@ -210,7 +210,7 @@ class Pipeline:
             latents=latents,
             plan=planned,
             seconds_spent=clock.spent,
-            warnings=_warnings([report for _, report in finished], r),
+            warnings=_warnings([report for _, report in finished], r, self.config),
         )
 
     def _latents(
@@ -239,7 +239,7 @@ class Pipeline:
             level = np.float32(r.init_noise_level)
             x = start * (np.float32(1) - level) + x * level
         valid = lengths.valid(config, planned.seconds, r.padding_seconds, total)
-        levels = self._levels(planned)
+        levels = self._levels(planned, total)
         with clock.measure("sample"):
             masked = valid if config.mask_padding else None
             denoiser = Denoiser(
@@ -257,12 +257,12 @@ class Pipeline:
             watch.at("sample", r.steps, r.steps)
         return state.astype(np.float32), valid
 
-    def _levels(self, planned: Plan) -> Array:
+    def _levels(self, planned: Plan, total: int) -> Array:
         r = planned.request
         sigma_max = r.init_noise_level if r.init_audio is not None else 1.0
         effective = lengths.effective(self.config, planned.seconds)
         if not self.config.schedule_by_length:
-            effective = np.full_like(effective, planned.sample_size // self.config.ratio)
+            effective = np.full_like(effective, total)
         return schedule.build(r.steps, sigma_max, planned.shift, effective)
 
     def _encoded(self, value: object, name: str, total: int, r: Request, noise: Noise, watch: Watch) -> Array | None:
@@ -284,7 +284,7 @@ class Pipeline:
         watch.at("encode", 1, 1)
         if not np.isfinite(latents).all():
             raise BadOutput(f"encoding {name}", "NaN or infinity")
-        return latents
+        return latents[:, :, :total]  # the encoder fills up its last chunk
 
     def _local(self, planned: Plan, total: int, noise: Noise, watch: Watch) -> Array | None:
         r, config = planned.request, self.config
@@ -300,7 +300,7 @@ class Pipeline:
             regions = [(sound.seconds, longest)]
         latents = self._encoded(sound, "inpaint_audio", total, r, noise, watch)
         assert latents is not None
-        mask = None if r.inpaint_mask is None else np.asarray(r.inpaint_mask)
+        mask = None if r.inpaint_mask is None else _checked_mask(r.inpaint_mask)
         keep = lengths.kept_mask(config, regions, longest, total, mask)
         return np.broadcast_to(
             conditioning.local_conditioning(keep, latents), (planned.items, 1 + latents.shape[1], total)
@@ -349,7 +349,7 @@ class Pipeline:
     def decode(self, latents: Array, *, chunking: Chunking | None = None, watch: Watch | None = None) -> Array:
         """Latents (items, channels, frames) to audio (items, channels, samples)."""
         channels, watch = self.config.autoencoder.latent_channels, watch or Watch()
-        if latents.ndim != 3 or latents.shape[1] != channels or latents.shape[2] == 0:
+        if latents.ndim != 3 or latents.shape[1] != channels or 0 in latents.shape:
             raise InvalidRequest(f"latents of shape {latents.shape}; (items, {channels}, frames) was expected")
         if not np.isfinite(latents).all():
             raise InvalidRequest("the latents hold NaN or infinity")
@@ -362,7 +362,19 @@ class Pipeline:
         )
         if not np.isfinite(audio).all():
             raise BadOutput("the decoder", "NaN or infinity")
+        if np.ptp(audio) == 0:
+            raise BadOutput("the decoder", "a constant" if audio.any() else "silence")
         return audio
+
+
+def _checked_mask(value: object) -> Array:
+    try:
+        mask = np.asarray(value, np.float32)
+    except (TypeError, ValueError) as e:
+        raise InvalidRequest(f"inpaint_mask holds no numbers: {e}") from e
+    if mask.size == 0 or not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
+        raise InvalidRequest("inpaint_mask must hold a number from 0 (made anew) to 1 (kept) for every sample")
+    return mask
 
 
 def _check_sound(audio: Array) -> None:
@@ -376,10 +388,15 @@ def _check_sound(audio: Array) -> None:
             raise BadOutput(which, "silence (nothing above -100 dBFS)")
 
 
-def _warnings(reports: list[Report], request: Request) -> list[str]:
+def _warnings(reports: list[Report], request: Request, config: ModelConfig) -> list[str]:
     warnings: list[str] = []
     if request.negative_prompt is not None and request.cfg_scale == 1:
         warnings.append("the negative prompt does nothing at a cfg scale of 1")
+    for start, end in request.inpaint_regions:
+        # The mask is looked up where a latent begins; between two of them there is nothing to make anew.
+        first = -(-int(start * config.sample_rate) // config.ratio) * config.ratio
+        if first >= int(end * config.sample_rate):
+            warnings.append(f"nothing is made anew from {start:g} to {end:g} s: that lies within one latent")
     for index, report in enumerate(reports):
         if report.changed and request.finish.limiter is None:
             which = f"item {index}: " if len(reports) > 1 else ""

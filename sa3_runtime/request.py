@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from types import NoneType
 from typing import Any, Literal, TypeGuard
@@ -14,7 +14,7 @@ import numpy as np
 
 from sa3_engines.config import ModelConfig
 from sa3_engines.errors import InvalidRequest
-from sa3_runtime import sampling, schedule
+from sa3_runtime import lengths, sampling, schedule
 from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
 
@@ -88,7 +88,7 @@ class Plan:
 
 def plan(request: Request, config: ModelConfig) -> Plan:
     """Every refusal that can be made without running anything is made here."""
-    r = request
+    r = _plain(request)
     prompts = _texts(r.prompt, "prompt")
     others = [len(v) for v in (r.negative_prompt, r.seconds, r.seed) if _is_list(v)]
     items: Any = r.batch_size or len(prompts)
@@ -108,7 +108,7 @@ def plan(request: Request, config: ModelConfig) -> Plan:
     _numbers(r)
     _regions(r)
     shift = schedule_options(r.dist_shift, config)
-    schedule.shifted(np.zeros((1, 1), np.float32), shift, np.ones(1))  # refuses options it does not know
+    _levels(r.steps, shift, lengths.effective(config, seconds))
     return Plan(
         request=r,
         prompts=_spread(prompts, items, "prompt"),
@@ -122,6 +122,20 @@ def plan(request: Request, config: ModelConfig) -> Plan:
         shift=shift,
         sample_size=sample_size,
     )
+
+
+def _plain(request: Request) -> Request:
+    """numpy's numbers and lists as Python's, but for sound and masks."""
+    arrays = ("init_audio", "inpaint_audio", "inpaint_mask")
+    given = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in arrays}
+    return replace(request, **{k: v.tolist() for k, v in given.items() if isinstance(v, (np.generic, np.ndarray))})
+
+
+def _levels(steps: int, shift: Mapping[str, Any] | None, lengths_: np.ndarray) -> None:
+    """Refuses a shift whose options it does not know, or that leads nowhere."""
+    levels = schedule.build(steps, 1.0, shift, lengths_)
+    if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > 1:
+        raise InvalidRequest(f"distribution shift {dict(shift or {})} gives noise levels that are not from 0 to 1")
 
 
 def schedule_options(shift: Any, config: ModelConfig) -> Mapping[str, Any] | None:
@@ -212,6 +226,10 @@ def _numbers(r: Request) -> None:
     for name in ("continue_audio", "chunked_decode", "decode", "autoencoder_noise", "truncate", "truncate_prompt"):
         if not isinstance(getattr(r, name), (bool, NoneType)):
             raise InvalidRequest(f"{name} {getattr(r, name)!r}; it must be true or false")
+    finish: Any = r.finish
+    chunking: Any = r.chunking
+    if not isinstance(finish, Finish) or not isinstance(chunking, Chunking):
+        raise InvalidRequest(f"finish {finish!r} and chunking {chunking!r}; a Finish and a Chunking were expected")
     if r.padding not in ("exclude", "zero") or r.resampler not in ("exact", "fast"):
         raise InvalidRequest("padding is 'exclude' or 'zero', and resampler 'exact' or 'fast'")
 

@@ -306,6 +306,11 @@ def _from_conditioning(entries: Conditioning | None, prompt: Any, seconds: Any) 
     for entry in entries:
         if unknown := ", ".join(sorted(set(entry) - {"prompt", "seconds_total"})):
             raise InvalidRequest(f"conditioning has {unknown}; the model knows prompt and seconds_total")
+    for name, values in (("prompt", prompt), ("seconds_total", seconds)):
+        count = len(values) if isinstance(values, list | tuple) else 1
+        alone = len(entries) == 1 and name in entries[0]  # one entry for all, which says it itself
+        if count > 1 and count != len(entries) and not alone and not (name == "seconds_total" and len(entries) == 1):
+            raise InvalidRequest(f"{count} values of {name} for {len(entries)} entries of conditioning")
     return (
         [entry.get("prompt", _at(prompt, index)) for index, entry in enumerate(entries)],
         [_plain(entry.get("seconds_total", _at(seconds, index))) for index, entry in enumerate(entries)],
@@ -323,7 +328,12 @@ def _negatives(entries: Conditioning | None, prompt: Any, seconds: Any) -> Any:
 
 
 def _at(value: Any, index: int) -> Any:
-    return value[index % len(value)] if isinstance(value, list | tuple) and value else value
+    """One for all, or one each."""
+    if not isinstance(value, list | tuple) or not value:
+        return value
+    if len(value) > 1 and index >= len(value):
+        raise InvalidRequest(f"{len(value)} values for more than {index} items; give one, or one per item")
+    return value[index % len(value)]
 
 
 def _regions(start: Any, end: Any) -> list[tuple[float, float]]:

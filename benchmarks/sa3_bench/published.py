@@ -88,10 +88,10 @@ OTHERS = (
     ),
     Other(
         "2 virtual cores with AMX", "PyTorch fp32 (reference), random weights", "6.4 / 15.5 / 57 s (5 / 30 / 120 s)",
-        "", "3.0 GB", "notes this project began with (PEERS 5.1); not repeated here",
+        "", "3.0 GB", "measured before this project began; not repeated here",
     ),
     Other(
         "2 virtual cores with AMX", "sa3.cpp f32, same runs interleaved", "1.6 / 1.5 / 1.7 times slower than PyTorch",
-        "", "3.4 GB", "notes this project began with (PEERS 5.1); not repeated here",
+        "", "3.4 GB", "measured before this project began; not repeated here",
     ),
 )  # fmt: skip

@@ -6,21 +6,24 @@ An engine asks for effective weights and puts them where its own are; it needs t
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
+from sa3_engines.tensors import TensorFile
 
 Array = np.ndarray
 TYPES = tuple(f"{kind}{form}" for form in ("", "-xs") for kind in ("lora", "dora-rows", "dora-cols", "bora"))
 SECONDS = "conditioners.seconds_total.embedder.embedding.1"
 _KEY = re.compile(r"(?P<module>.+)\.parametrizations\.weight\.0\.(?P<name>\w+)")
 _NAMES = ("lora_A", "lora_B", "M_xs", "magnitude", "magnitude_r", "magnitude_c")
+_MOST_IN_A_RANGE = 1000
 _TINY = np.float32(1e-12)
 
 
@@ -67,23 +70,19 @@ def load(path: Path) -> Adapter:
             f"adapter {path} is not a .safetensors file; pickled adapters (.ckpt, .pt, .bin) can run any code when "
             "opened and are refused: convert it where you trust it"
         )
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors: dict[str, Array] = {key: np.asarray(file.get_tensor(key), np.float32) for key in file.keys()}
-    except (SafetensorError, OSError, ValueError, TypeError) as e:
-        raise CheckpointError(f"adapter {path} cannot be read: {e}") from e
+    file = TensorFile(path)
     modules: dict[str, dict[str, Array]] = {}
-    for key, tensor in tensors.items():
+    for key in file.tensors:
+        tensor = np.array(file.array(key), np.float32)
         match = _KEY.fullmatch(key)
         if match is None or match["name"] not in _NAMES:
             raise CheckpointError(f"adapter {path}: {key} is not an adapter tensor")
+        if not np.isfinite(tensor).all() or (tensor.ndim != 2 and match["name"] in _NAMES[:3]):
+            raise CheckpointError(f"adapter {path}: {key} of shape {tensor.shape} is no matrix of numbers")
         modules.setdefault(match["module"], {})[match["name"]] = tensor
     if not modules:
         raise CheckpointError(f"adapter {path} holds no tensors")
-    return _from_tensors(path, modules, _config(path, metadata))
+    return _from_tensors(path, modules, _config(path, file.metadata))
 
 
 def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -93,7 +92,18 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise CheckpointError(f"adapter {path}: its lora_config is not JSON: {e}") from e
     if not isinstance(config, dict):
         raise CheckpointError(f"adapter {path}: its lora_config is not an object")
-    return config
+    known = cast("dict[str, Any]", config)
+    for name in ("rank", "alpha"):
+        value = known.get(name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and (not number or (name == "rank" and value != int(value))):
+            raise CheckpointError(f"adapter {path}: its {name} is {value!r}")
+    for name in ("include", "exclude"):
+        value = known.get(name)
+        texts = cast("list[Any]", value if isinstance(value, list) else [value])
+        if value is not None and not all(isinstance(text, str) for text in texts):
+            raise CheckpointError(f"adapter {path}: its {name} is {value!r}; names were expected")
+    return known
 
 
 def _from_tensors(path: Path, modules: dict[str, dict[str, Array]], config: Mapping[str, Any]) -> Adapter:
@@ -116,7 +126,8 @@ def _from_tensors(path: Path, modules: dict[str, dict[str, Array]], config: Mapp
         kind = "dora-cols" if magnitude is not None and magnitude.ndim == 2 and magnitude.shape[0] == 1 else "dora-rows"
     if kind not in TYPES:
         raise CheckpointError(f"adapter {path} is of type {kind!r}; this toolkit knows {', '.join(TYPES)}")
-    for tensors in modules.values():
+    for module, tensors in modules.items():
+        _check_kind(path, kind, module, tensors)
         for name in _NAMES[3:]:
             if name in tensors:
                 tensors[name] = tensors[name].reshape(-1)
@@ -124,11 +135,23 @@ def _from_tensors(path: Path, modules: dict[str, dict[str, Array]], config: Mapp
         name=path.stem,
         kind=kind,
         rank=rank,
-        alpha=float(config.get("alpha") or rank),
+        alpha=float(rank if config.get("alpha") is None else config["alpha"]),
         include=tuple(expand(config["include"])) if config.get("include") else None,
         exclude=tuple(expand(config.get("exclude") or ())),
         modules=modules,
     )
+
+
+def _check_kind(path: Path, kind: str, module: str, tensors: Mapping[str, Array]) -> None:
+    """A module's tensors are those its type has: what does not belong would be left out in silence."""
+    pair = ("M_xs",) if kind.endswith("-xs") else ("lora_A", "lora_B")
+    form = kind.removesuffix("-xs")
+    magnitudes = {"lora": (), "bora": ("magnitude_r", "magnitude_c")}.get(form, ("magnitude",))
+    strange = [name for name in tensors if name not in (*pair, *magnitudes)]
+    missing = [name for name in pair if name not in tensors]
+    if strange or (missing and len(missing) < len(pair)):
+        what = f"has {strange[0]}, which {kind} does not" if strange else f"lacks {missing[0]}"
+        raise CheckpointError(f"adapter {path}: {module} {what}")
 
 
 def expand(patterns: str | Iterable[str]) -> list[str]:
@@ -139,6 +162,8 @@ def expand(patterns: str | Iterable[str]) -> list[str]:
         match = re.search(r"\[(\d+)-(\d+)\]", part)
         if match:
             low, high = int(match[1]), int(match[2])
+            if high - low >= _MOST_IN_A_RANGE:
+                raise InvalidRequest(f"the range {match[0]} of layers is longer than {_MOST_IN_A_RANGE}")
             out += expand([part[: match.start()] + str(i) + part[match.end() :] for i in range(low, high + 1)])
         elif part:
             out.append(part)
@@ -157,6 +182,8 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, int]]) -> None:
             wrong.append(f"{module} (no such module)")
             continue
         rows, columns = shapes[module]
+        if "M_xs" in tensors and adapter.rank > min(rows, columns):
+            wrong.append(f"{module} has no {adapter.rank} directions, being {rows} x {columns}")
         expected = {
             "lora_A": (adapter.rank, columns),
             "lora_B": (rows, adapter.rank),

@@ -34,7 +34,8 @@ PROVIDERS = {
 }
 _FIXES = {
     "cpu": "pip install --force-reinstall onnxruntime",
-    "cuda": "pip uninstall onnxruntime, then pip install 'sa3-runtime[onnx-cuda]'",
+    # The two packages share one folder and cannot stand together.
+    "cuda": "pip uninstall onnxruntime, then pip install onnxruntime-gpu",
     "directml": "on Windows, pip uninstall onnxruntime, then pip install onnxruntime-directml",
     "coreml": "on a Mac, pip install onnxruntime",
 }

@@ -31,7 +31,7 @@ class Stored:
 class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tensors = _header(path)
+        self.metadata, self.tensors = _header(path)
 
     def shape(self, key: str) -> tuple[int, ...]:
         return self._stored(key).shape
@@ -67,7 +67,7 @@ class TensorFile:
         return np.asarray(array, np.float32)
 
 
-def _header(path: Path) -> dict[str, Stored]:
+def _header(path: Path) -> tuple[dict[str, str], dict[str, Stored]]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -75,7 +75,7 @@ def _header(path: Path) -> dict[str, Stored]:
                 raise CheckpointError(f"{path} is not a safetensors file")
             header = cast("dict[str, Any]", json.loads(file.read(length)))
             end = file.seek(0, 2)
-        header.pop("__metadata__", None)
+        metadata = cast("dict[str, str]", header.pop("__metadata__", None) or {})
         tensors: dict[str, Stored] = {}
         for key, entry in header.items():
             first, last = entry["data_offsets"]
@@ -86,4 +86,4 @@ def _header(path: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{path} is not a safetensors file: {e}") from e
     if any(stored.offset + stored.size > end for stored in tensors.values()):
         raise CheckpointError(f"{path} is cut off: it ends before its last tensor")
-    return tensors
+    return metadata, tensors

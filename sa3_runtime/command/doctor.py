@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sa3_engines import models, selection
-from sa3_engines.errors import BackendUnavailable, BadOutput, Sa3Error
+from sa3_engines.errors import BackendUnavailable, Sa3Error
 from sa3_runtime import machine
 from sa3_runtime.machine import Machine
 from sa3_runtime.pipeline import Pipeline
@@ -138,11 +138,8 @@ def _decoded(pipeline: Pipeline) -> float:
     channels = pipeline.config.autoencoder.latent_channels
     latents = np.random.default_rng(0).standard_normal((1, channels, LATENTS), np.float32)
     start = time.perf_counter()
-    sound = pipeline.decode(latents)
-    seconds = time.perf_counter() - start
-    if np.ptp(sound) == 0:
-        raise BadOutput("the decode graph", "a constant")
-    return seconds
+    pipeline.decode(latents)  # refuses NaN and constants
+    return time.perf_counter() - start
 
 
 def _generated(pipeline: Pipeline) -> float:

@@ -123,6 +123,9 @@ def prepare(args: Namespace) -> Job:
     )
     outputs.targets(wanted, 1)
     recipe = record.from_record(draft, None if args.record is None else args.record.parent)
+    for name, given in recipe.inputs.items():
+        if wanted.path.exists() and wanted.path.samefile(given.path):
+            raise InvalidRequest(f"{wanted.path} is both the output and {name}; write to another file")
     job = Job(recipe=recipe, wanted=wanted, named=frozenset(draft["request"]), base=base)
     config = known_config(recipe.opening.model)
     if config is not None:

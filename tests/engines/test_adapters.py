@@ -136,6 +136,16 @@ def test_a_file_without_configuration(tmp_path: Path):
         ({KEY + "lora_A": np.ones((3, 8), np.float32)}, "{", "not JSON"),
         ({KEY + "lora_A": np.ones((3, 8), np.float32)}, "[]", "not an object"),
         ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"adapter_type": "vera"}, "of type 'vera'"),
+        ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"rank": "abc"}, "its rank is 'abc'"),
+        ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"rank": [4]}, "its rank"),
+        ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"alpha": "x"}, "its alpha"),
+        ({KEY + "lora_A": np.ones((3, 8), np.float32)}, '{"alpha": NaN}', "its alpha is nan"),
+        ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"include": 5}, "its include"),
+        ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"exclude": [3]}, "its exclude"),
+        ({KEY + "lora_B": np.ones(3, np.float32)}, None, "no matrix"),
+        ({KEY + "lora_A": np.full((3, 8), np.nan, np.float32)}, None, "no matrix of numbers"),
+        ({KEY + "lora_A": np.ones((3, 8), np.float32)}, None, "lacks lora_B"),
+        ({KEY + "M_xs": np.ones((3, 3), np.float32)}, {"adapter_type": "lora"}, "which lora does not"),
         ({KEY + "magnitude": np.ones(8, np.float32)}, None, "rank"),
     ],
 )
@@ -156,7 +166,7 @@ def test_files_that_are_not_there_or_cut_off(tmp_path: Path):
         adapters.load(tmp_path / "none.safetensors")
     path = saved(tmp_path / "a.safetensors", {KEY + "lora_A": np.ones((3, 800), np.float32)})
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cut off"):
         adapters.load(path)
 
 
@@ -165,6 +175,25 @@ def test_one_for_another_model(tmp_path: Path):
         adapters.check_fits(make("lora"), {"model.other": (12, 8)})
     with pytest.raises(CheckpointError, match=r"lora_A \(3, 8\), needs \(3, 9\)"):
         adapters.check_fits(make("lora"), {MODULE: (12, 9)})
+
+
+def test_a_rank_beyond_the_weight_does_not_fit():
+    with pytest.raises(CheckpointError, match="has no 9 directions"):
+        adapters.check_fits(make("lora-xs", rank=9), {MODULE: (12, 8)})
+
+
+def test_ranges_without_end():
+    with pytest.raises(InvalidRequest, match="longer than 1000"):
+        adapters.expand("layers.[0-999999999]")
+
+
+def test_half_precision_files(tmp_path: Path):
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    tensors = {KEY + "lora_A": torch.ones(3, 8, dtype=torch.bfloat16), KEY + "lora_B": torch.ones(12, 3)}
+    save_torch(tensors, tmp_path / "a.safetensors")
+    assert adapters.load(tmp_path / "a.safetensors").modules[MODULE]["lora_A"].dtype == np.float32
 
 
 def test_a_rank_beyond_the_weight():

@@ -249,6 +249,8 @@ def test_conditioning_takes_the_place_of_prompt_and_duration(model: StableAudioM
 
 
 def test_conditioning_that_is_not_understood(model: StableAudioModel):
+    with pytest.raises(InvalidRequest, match="3 values of prompt for 2 entries"):
+        made(model, prompt=["a", "b", "c"], conditioning=[{"seconds_total": 1}] * 2)
     with pytest.raises(InvalidRequest, match="bpm"):
         made(model, conditioning=[{"prompt": "warm", "seconds_total": 2, "bpm": 120}])
     with pytest.raises(InvalidRequest, match="seconds_total"):

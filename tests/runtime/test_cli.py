@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
 
 from sa3_engines import models, null
 from sa3_engines.errors import OutputError
@@ -588,3 +589,11 @@ def test_models_and_what_is_here(run: Run, tmp_path: Path, monkeypatch: pytest.M
     assert [name for name, one in told.items() if one["here"] and name != "nano"] == ["same-s"]
     assert told["small-music"]["aliases"] == ["small"]
     assert told["medium"]["max_seconds"] == 380
+
+
+def test_the_output_is_not_what_it_starts_from(run: Run, tmp_path: Path) -> None:
+    sf.write(tmp_path / "same.wav", np.full((44100, 2), 0.1), 44100)
+    before = (tmp_path / "same.wav").read_bytes()
+    code, _, err = run("generate", "-p", "x", "--init-audio", "same.wav", "-o", "same.wav")
+    assert code == 2 and "both the output and init_audio" in err
+    assert (tmp_path / "same.wav").read_bytes() == before

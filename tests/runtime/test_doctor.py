@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sa3_engines import null, selection
+from sa3_engines.errors import BadOutput
 from sa3_runtime import machine
 from sa3_runtime.cli import main
 from sa3_runtime.command import doctor
@@ -81,7 +82,7 @@ def test_a_constant_is_no_sound(monkeypatch: pytest.MonkeyPatch) -> None:
         return {name: value * 0 for name, value in run(self, graph, inputs).items()}
 
     monkeypatch.setattr(null.NullEngine, "run", silent)
-    with pytest.raises(doctor.BadOutput, match="the decode graph produced a constant"):
+    with pytest.raises(BadOutput, match="the decoder produced silence"):
         doctor.probe(Probe(backend="null"), "cpu", ONLY_NULL)
 
 

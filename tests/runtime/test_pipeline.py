@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sa3_engines.adapters import Merger
 from sa3_engines.errors import BadOutput, Cancelled, InvalidRequest
 from sa3_runtime.finish import Finish
 from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
@@ -151,6 +152,53 @@ def test_adapters(small: Pipeline, golden: Any):
     finally:
         small.adapters.clear()
     np.testing.assert_array_equal(make(small).latents, plain)
+
+
+def test_adapters_that_fail_half_way_leave_nothing_behind(
+    small: Pipeline, golden: Any, monkeypatch: pytest.MonkeyPatch
+):
+    plain = make(small).latents
+    merge, left = Merger.weight, [10]
+
+    def fails(self: Merger, *args: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return merge(self, *args)
+
+    try:
+        small.load_adapter(golden / "tiny-small/loras/lora.safetensors")
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Merger, "weight", fails)
+            make(small)
+    finally:
+        small.adapters.clear()
+    np.testing.assert_array_equal(make(small).latents, plain)
+
+
+def test_odd_lengths_with_given_sound(tiny: Pipeline):
+    """The encoder fills up its last chunk; what is made stays as long as it was planned."""
+    given = {"sample_size": 3 * 64, "seconds": 0.1, "padding_seconds": 0.0}
+    assert make(tiny, init_audio=tone(0.1), init_noise_level=0.5, **given).latents.shape[2] == 3
+    made = make(tiny, inpaint_audio=tone(0.1), inpaint_regions=[(0.0, 0.04)], **given)
+    assert made.latents.shape[2] == 3
+
+
+def test_a_region_within_one_latent_is_reported(small: Pipeline):
+    made = make(small, inpaint_audio=tone(2.0), inpaint_regions=[(0.001, 0.002), (0.5, 1.0)])
+    assert [w for w in made.warnings if "nothing is made anew from 0.001 to 0.002 s" in w]
+    assert not [w for w in made.warnings if "0.5" in w]
+
+
+@pytest.mark.parametrize("mask", [np.full(3200, np.nan), np.full(3200, 5.0), np.zeros(0), "keep"])
+def test_masks_are_checked(null: Pipeline, mask: Any):
+    with pytest.raises(InvalidRequest, match="inpaint_mask"):
+        make(null, inpaint_audio=tone(2.0), inpaint_mask=mask)
+
+
+def test_decoding_to_nothing_is_reported(null: Pipeline):
+    with pytest.raises(BadOutput, match="silence"):
+        null.decode(np.zeros((1, 32, 8), np.float32))
 
 
 def test_progress_counts_every_step_and_window(small: Pipeline):

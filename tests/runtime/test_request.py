@@ -101,6 +101,13 @@ def test_inpainting_needs_both():
         ({"dist_shift": ["full"]}, "distribution shift"),
         ({"dist_shift": {"type": []}}, "distribution shift"),
         ({"sampler": 3}, "no sampler"),
+        ({"dist_shift": {"type": "flux", "alpha_min": 0}}, "not from 0 to 1"),
+        ({"dist_shift": {"type": "full", "min_length": 9, "max_length": 9}}, "not from 0 to 1"),
+        ({"dist_shift": {"type": "full", "base_shift": math.nan}}, "not from 0 to 1"),
+        ({"finish": None}, "a Finish"),
+        ({"truncate": "yes"}, "true or false"),
+        ({"seconds": []}, "empty list"),
+        ({"sample_size": 1.5}, "sample size"),
         ({"prompt": "caf\udcff"}, "not valid text"),
     ],
 )
@@ -124,3 +131,8 @@ def test_a_chosen_seed_is_one_upstream_could_choose():
 def test_the_sampler_follows_the_objective():
     assert plan(Request(prompt="a"), SMALL).sampler == "pingpong"
     assert plan(Request(prompt="a"), models.released_config("small-music-base")).sampler == "euler"
+
+
+def test_numpy_numbers_are_numbers():
+    planned = plan(Request(prompt=["a", "b"], seconds=np.array([1.0, 2.0]), steps=np.int64(4)), SMALL)  # pyright: ignore
+    assert planned.seconds == [1.0, 2.0] and planned.request.steps == 4
