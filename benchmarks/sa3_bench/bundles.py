@@ -18,7 +18,11 @@ def source(opened: str, backend: str, precision: str) -> str:
     if backend == "auto" or selection.load(backend).why_not_open(models.locate(opened)) is None:
         return opened
     folder = _folder(opened, backend, precision)
-    return str(folder) if (folder / models.MANIFEST).is_file() else opened
+    if not (folder / models.MANIFEST).is_file():
+        return opened
+    # Results are shown to others, and nobody's home folder belongs in them.
+    home = Path.home()
+    return f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
 
 
 def export(opened: str, backend: str, precision: str, say: Callable[[str], None]) -> str | None:
