@@ -308,8 +308,8 @@ def _from_conditioning(entries: Conditioning | None, prompt: Any, seconds: Any) 
             raise InvalidRequest(f"conditioning has {unknown}; the model knows prompt and seconds_total")
     for name, values in (("prompt", prompt), ("seconds_total", seconds)):
         count = len(values) if isinstance(values, list | tuple) else 1
-        alone = len(entries) == 1 and name in entries[0]  # one entry for all, which says it itself
-        if count > 1 and count != len(entries) and not alone and not (name == "seconds_total" and len(entries) == 1):
+        borrowed = any(name not in entry for entry in entries)
+        if borrowed and count > 1 and count != len(entries):
             raise InvalidRequest(f"{count} values of {name} for {len(entries)} entries of conditioning")
     return (
         [entry.get("prompt", _at(prompt, index)) for index, entry in enumerate(entries)],
@@ -319,7 +319,7 @@ def _from_conditioning(entries: Conditioning | None, prompt: Any, seconds: Any) 
 
 def _negatives(entries: Conditioning | None, prompt: Any, seconds: Any) -> Any:
     """Its prompts; as for durations, both sides of the guidance have the same."""
-    prompts, _ = _from_conditioning(entries, prompt, seconds)
+    prompts, _ = _from_conditioning(entries, prompt, None)
     stated = [_plain(entry["seconds_total"]) for entry in entries or () if "seconds_total" in entry]
     for index in range(max(len(stated), len(_several(seconds))) if stated else 0):
         if _at(stated, index) != _at(seconds, index):
