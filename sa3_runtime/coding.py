@@ -39,8 +39,7 @@ class Chunking:
         if starts[-1] != total - self.size:
             starts.append(total - self.size)
         firsts = [0] + [start + self.overlap // 2 for start in starts[1:]]
-        # A window's own end, where it lies before the next one's first, leaves nothing between them: overlap > 0
-        # is not needed for that, since the step is size - overlap.
+        # No gap between two: a window reaches to start + size, and the next begins at most size - overlap on.
         return list(zip(starts, firsts, [*firsts[1:], total], strict=True))
 
 
