@@ -4,7 +4,7 @@ VENV := .venv
 DEMO := .demo
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format conformance bench bench-peers bench-gpu wheel clean
+.PHONY: help demo test lint format conformance bench bench-tiers bench-peers bench-gpu nano wheel clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,14 +17,14 @@ test: $(VENV)/.ready ## Everything: lint, format, types, import rules, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	$(BIN)/lint-imports
+	PYTHONPATH=training $(BIN)/lint-imports
 	$(BIN)/pytest -m "not gpu and not weights and not network and not slow"
 
 lint: $(VENV)/.ready ## Lint, format, types and import rules alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	$(BIN)/lint-imports
+	PYTHONPATH=training $(BIN)/lint-imports
 
 format: $(VENV)/.ready ## Rewrite the sources in house format
 	$(BIN)/ruff check --fix .
@@ -47,6 +47,16 @@ bench-gpu: $(VENV)/.ready ## The same on an NVIDIA GPU: every row of the publish
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' nvidia-ml-py
 	$(BIN)/sa3-bench table --models small-music,medium --durations 5,30,120,380 --backends torch --device cuda \
 		--precision fp16,fp32 --repeat 10
+
+# Export of the full-size model: about five minutes on two cores; the rounds after it: about a quarter of an hour.
+bench-tiers: $(VENV)/.ready ## Every tier of every engine against plain torch, taking turns, in benchmarks/results/
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/sa3-export --model random:small-music --target onnx --precision exact,fast,compact
+	$(BIN)/sa3-export --model random:small-music --target openvino --precision auto,compact
+	$(BIN)/sa3-bench tiers --model random:small-music
+
+nano: $(VENV)/.ready ## Train nano again from nothing, and put it into the package: hours on two cores; resumable
+	PYTHONPATH=training $(BIN)/python -m sa3_training nano
 
 wheel: $(VENV)/.ready ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

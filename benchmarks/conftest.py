@@ -10,7 +10,7 @@ from itertools import product
 
 import pytest
 
-from sa3_bench import bundles, cases, measure
+from sa3_bench import cases, measure
 from sa3_bench.cases import Case
 from sa3_engines import selection
 from sa3_engines.errors import BackendUnavailable
@@ -46,7 +46,7 @@ def _cases(config: pytest.Config) -> list[Case]:
                 Case(
                     model=model.name,
                     weights=model.weights,
-                    source=bundles.source(model.source, backend, precision),
+                    source=model.source,
                     seconds=seconds,
                     batch=int(batch),
                     backend=backend,

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sa3_engines.errors import BackendUnavailable, OutputError, Sa3Error
-from sa3_runtime.command import arguments
+from sa3_engines.tiers import EXACT
+from sa3_runtime.command import arguments, cores
 
 if TYPE_CHECKING:
-    from sa3_runtime.command.doctor import Probe, Report
+    from sa3_runtime.command.doctor import Export, Probe, Report
     from sa3_runtime.command.jobs import Listener, Result
     from sa3_runtime.machine import Machine
 
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             args = arguments.parse(argv)
+            if getattr(args, "cores", None):
+                cores.pin(args.cores)
             return COMMANDS[args.command](args)
         finally:
             sys.stdout.flush()
@@ -117,7 +120,8 @@ def _quiet_downloads() -> None:
 
 def _lines(result: Result) -> list[str]:
     support, spent = result.support, result.working
-    how = f"{support.backend} on {support.device} in {support.precision}"
+    promise = f" ({support.tier})" if support.tier not in ("", EXACT) else ""
+    how = f"{support.backend} on {support.device} in {support.precision}{promise}"
     took = f"{how}, {spent:.1f} s, {result.times_real_time:.1f}x real time"
     files = [
         f"{file}: {seconds:.2f} s" + (f", seed {result.seeds[index]}" if result.seeds else "")
@@ -137,6 +141,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "backend": result.support.backend,
         "device": result.support.device,
         "precision": result.support.precision,
+        "tier": result.support.tier,
         "seconds": result.seconds,
         "times_real_time": result.times_real_time,
     }
@@ -187,7 +192,11 @@ def _doctor(args: Namespace) -> int:
     if args.json:
         _out(json.dumps(asdict(report) | {"healthy": report.healthy}))
     else:
-        _out("\n\n".join((_machine(report.machine), _probes(report.probes), _verdict(report))))
+        _out(
+            "\n\n".join(
+                (_machine(report.machine), _probes(report.probes), _bundles(report.bundles), _verdict(report))
+            )
+        )
     return 0 if report.healthy else BackendUnavailable.exit_code
 
 
@@ -213,6 +222,20 @@ def _gb(size: int | None) -> str:
 def _probes(probes: Sequence[Probe]) -> str:
     rows = [(p.backend, p.device or "-", _joined(p.versions), p.problem or _ran(p)) for p in probes]
     return _table(("backend", "device", "versions", "result"), rows)
+
+
+def _bundles(found: Sequence[Export]) -> str:
+    """Each tier's worst likeness to the reference, and what it took where it was exported."""
+    rows: list[tuple[str, ...]] = []
+    for one in found:
+        if one.problem is not None:
+            rows.append((one.folder, "-", "-", "-", "-", one.problem))
+        for tier in one.tiers:
+            step = "-" if tier.step_seconds is None else f"{1000 * tier.step_seconds:.0f} ms"
+            like = f"{tier.cosine:.6f}, {tier.snr_db:.0f} dB"
+            where = tier.problem or f"for {one.seconds}; measured on {one.measured_on}"
+            rows.append((one.model, ", ".join(one.backends), f"{tier.name} ({tier.type})", like, step, where))
+    return _table(("bundle", "engine", "tier", "likeness", "one step", ""), rows)
 
 
 def _joined(versions: Mapping[str, str]) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
+from sa3_engines import processor
+
 # By their names in /proc/cpuinfo: what kernels choose their code by.
 FLAGS: Mapping[str, str] = {
     "avx2": "AVX2",
@@ -88,11 +90,7 @@ def _read(path: Path) -> str:
 
 
 def _cpu(root: Path) -> tuple[str, list[str]]:
-    text = _read(root / "proc/cpuinfo")
-    model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    have = set(flags[1].split()) if flags else set()
-    name = model[1].strip() if model else platform.processor() or platform.machine()
+    name, have = processor.read(root)
     return name, [shown for flag, shown in FLAGS.items() if flag in have]
 
 

@@ -120,13 +120,16 @@ class Pipeline:
         device: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
+        memory: str = "normal",
         revision: str | None = None,
     ) -> Pipeline:
-        """A name, a folder, owner/repository[/subfolder] or random:NAME[:SEED]."""
+        """A name, a folder, owner/repository[/subfolder] or random:NAME[:SEED]. precision: a tier or a number type, see
+        `sa3_engines.tiers`; memory "low" keeps one network in memory at a time.
+        """
         if threads is not None and threads < 1:
             raise InvalidRequest(f"threads {threads}; it must be 1 or more")
         source = models.locate(model, revision=revision)
-        return cls.open(source, backend=backend, options=Options(device=device, precision=precision, threads=threads))
+        return cls.open(source, backend=backend, options=Options(device=device, precision=precision, threads=threads, memory=memory))
 
     @classmethod
     def open(cls, source: models.Source, *, backend: str = "auto", options: Options | None = None) -> Pipeline:
@@ -160,6 +163,7 @@ class Pipeline:
             missing = "a transformer" if self._conditioner is None else "a tokenizer.json"
             raise InvalidRequest(f"{self.source.name} has no {missing}; it cannot make sound from a prompt")
         planned = plan(request, self.config)
+        self._check_durations(planned.seconds)
         cuts: list[str] = []
         ids, mask = self._tokens(planned.prompts, cuts, cut=request.truncate_prompt)
         negative = None
@@ -168,6 +172,15 @@ class Pipeline:
         made = self.generate_from_tokens(planned, ids, mask, negative, watch=watch, noise=noise)
         made.warnings[:0] = dict.fromkeys(cuts)
         return made
+
+    def _check_durations(self, asked: Sequence[float]) -> None:
+        limits = self.engine.support.seconds
+        for seconds in asked:
+            if limits is not None and not limits[0] <= seconds <= limits[1]:
+                raise InvalidRequest(
+                    f"{seconds:g} s were asked, and this bundle of {self.source.name} was exported for {limits[0]:g} "
+                    f"to {limits[1]:g} s; ask for a duration within, or export it again with --max-seconds"
+                )
 
     def _tokens(self, prompts: Sequence[str], cuts: list[str], *, cut: bool) -> Tokens:
         assert self.config.text is not None and self._tokenizer is not None

@@ -59,6 +59,7 @@ class Opening:
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    memory: str = "normal"
     adapters: Sequence[AdapterFile] = ()
 
     def open(self) -> Pipeline:
@@ -68,6 +69,7 @@ class Opening:
             device=self.device,
             precision=self.precision,
             threads=self.threads,
+            memory=self.memory,
             revision=self.revision,
         )
         try:
@@ -100,6 +102,7 @@ def make(recipe: Recipe, generation: Generation, pipeline: Pipeline, item: int, 
         "device": support.device,
         "precision": support.precision,
         "threads": recipe.opening.threads,
+        "memory": recipe.opening.memory,
         "adapters": [{"path": a.written, "sha256": a.sha256, "strength": a.strength} for a in recipe.opening.adapters],
         "inputs": {
             name: {"path": recipe.inputs[name].written, "sha256": recipe.inputs[name].sha256}
@@ -169,6 +172,7 @@ def opening(record: Record, folder: Path | None = None) -> Opening:
             device=_text(record.get("device")) or "auto",
             precision=_text(record.get("precision")) or "auto",
             threads=_whole(record.get("threads")),
+            memory=_text(record.get("memory")) or "normal",
             adapters=[_adapter(entry, folder) for entry in record.get("adapters") or ()],
         )
 

@@ -13,6 +13,7 @@ from sa3_engines.config import ModelConfig
 from sa3_engines.engine import GRAPHS, Inputs, Options, Outputs, Support
 from sa3_engines.errors import BackendUnavailable, Sa3Error
 from sa3_engines.models import Source
+from sa3_engines.tiers import EXACT
 
 if TYPE_CHECKING:
     import torch
@@ -69,10 +70,12 @@ class TorchBackend:
         if precision == "auto":
             # What the reference runs: half on CUDA, fp32 elsewhere (fp16 on Apple GPUs is known to give noise).
             precision = "fp16" if device.startswith("cuda") else "fp32"
+        precision = "fp32" if precision == EXACT else precision
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         if precision not in dtypes:
             raise BackendUnavailable(
-                f"the torch engine has no precision {precision!r}; choose from {', '.join(dtypes)}"
+                f"the torch engine has no precision {precision!r}; choose from exact, {', '.join(dtypes)}, or export a "
+                f"bundle that has it: sa3-export --model {source.name} --target onnx"
             )
         if options.threads:
             torch.set_num_threads(options.threads)
@@ -101,6 +104,7 @@ class TorchEngine:
             backend="torch",
             device=str(device),
             precision=precision,
+            tier=EXACT if precision == "fp32" else "",
             graphs=frozenset(graphs),
             adapters=networks.dit is not None,
             versions=versions,

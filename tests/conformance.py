@@ -401,7 +401,7 @@ def rows(root: Path, backend: str, device: str, precision: str) -> Iterator[Row]
 def model_rows(folder: Path, root: Path, backend: str, device: str, precision: str) -> Iterator[Row]:
     tolerance = TOLERANCE.get(backend, OTHERS)
     with tempfile.TemporaryDirectory() as scratch:
-        source = bundled(folder, backend, Path(scratch))
+        source = bundled(folder, backend, precision, Path(scratch))
         engine, _ = selection.open_engine(source, backend, Options(device=device, precision=precision, threads=1))
         with Pipeline(engine, source) as pipeline:
             for path in sorted((folder / "cases").glob("*.safetensors")):
@@ -413,15 +413,15 @@ def model_rows(folder: Path, root: Path, backend: str, device: str, precision: s
                 yield run_case(path, name, tolerance, partial(rule, pipeline))
 
 
-def bundled(folder: Path, backend: str, scratch: Path) -> models.Source:
+def bundled(folder: Path, backend: str, precision: str, scratch: Path) -> models.Source:
     """The checkpoint itself for torch; for an engine that runs graphs, a bundle exported from it first."""
     source = models.from_folder(folder)
     if backend in ("torch", "null") or source.has_graphs:
         return source
     from sa3_exporters.build import Recipe, build
 
-    recipe = Recipe(source=source, target=backend, out=scratch / folder.name)
-    build(recipe, report=lambda stage: None)
+    recipe = Recipe(source=source, target=backend, precision=(precision,), out=scratch / folder.name)
+    build(recipe)
     return models.from_folder(recipe.out, name=folder.name)
 
 

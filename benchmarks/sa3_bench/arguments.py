@@ -39,7 +39,7 @@ def parser() -> Command:
     )
     top.add_argument("--version", action="version", version=f"sa3-runtime {version('sa3-runtime')}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_table, _once, _compare, _interleave, _history, _limits, _report):
+    for add in (_table, _once, _compare, _interleave, _tiers, _history, _limits, _report):
         add(commands)
     return top
 
@@ -237,6 +237,27 @@ def _history(commands: Commands) -> None:
         "--results", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="(benchmarks/results)"
     )
     one.add_argument("--out", type=Path, default=Path("history.html"), metavar="FILE", help="(history.html)")
+
+
+def _tiers(commands: Commands) -> None:
+    one = _command(
+        commands,
+        "tiers",
+        "every tier of every engine against the plain torch engine, taking turns in one process",
+        " The model's bundles must have been exported. Writes tiers-NAME.json and .md.",
+    )
+    one.add_argument("--model", required=True, metavar="M", help="a name, a folder or random:NAME")
+    one.add_argument("--durations", type=_seconds, default=[5.0, 30.0, 120.0], metavar="S,...", help="(5,30,120)")
+    one.add_argument(
+        "--backends", type=_names, default=["torch", "onnx", "openvino"], metavar="B,...", help="(torch,onnx,openvino)"
+    )
+    one.add_argument("--tiers", type=_names, metavar="T,...", help="only these of the bundles' tiers (all)")
+    one.add_argument("--rounds", type=_count, default=3, metavar="N", help="(3)")
+    one.add_argument("--steps", type=_count, default=cases.STEPS, metavar="N", help=f"({cases.STEPS})")
+    one.add_argument("--threads", type=_count, metavar="N", help="processor threads (all cores)")
+    one.add_argument("--no-memory", action="store_true", help="leave out loading each engine by itself")
+    one.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="(benchmarks/results)")
+    one.add_argument("--name", metavar="NAME", help="of the files (the machine's)")
 
 
 def _limits(commands: Commands) -> None:

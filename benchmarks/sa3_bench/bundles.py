@@ -1,38 +1,26 @@
-"""Engines that run exported graphs need a bundle; this finds the one of a model, or has it exported."""
+"""Engines that run exported graphs need a bundle; this has it exported, and says which tiers it holds."""
 
 from __future__ import annotations
 
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from sa3_engines import bundle, models, selection
-
-PRECISION = "fp32"  # of the folder an export goes to when nothing is said
+from sa3_engines import bundle, models, processor, tiers
+from sa3_engines.errors import BackendUnavailable
 
 
-def source(opened: str, backend: str, precision: str) -> str:
-    """What this backend opens for a model: the model itself, or its bundle where one was exported."""
-    if backend == "auto" or selection.load(backend).why_not_open(models.locate(opened)) is None:
-        return opened
-    folder = _folder(opened, backend, precision)
-    if not (folder / models.MANIFEST).is_file():
-        return opened
-    # Results are shown to others, and nobody's home folder belongs in them.
-    home = Path.home()
-    return f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
-
-
-def export(opened: str, backend: str, precision: str, say: Callable[[str], None]) -> str | None:
+def export(opened: str, backend: str, precisions: Sequence[str], say: Callable[[str], None]) -> str | None:
     """Exports where that is what is missing. None when there is nothing left to do, else why it failed."""
-    if source(opened, backend, precision) != opened or not importlib.util.find_spec("sa3_exporters.cli"):
+    if backend not in models.TARGETS or not importlib.util.find_spec("sa3_exporters.cli"):
         return None
-    if selection.load(backend).why_not_open(models.locate(opened)) is None:
+    if bundle.of(models.locate(opened), backend) is not None:
         return None
     say(f"exporting {opened} for {backend}")
+    wanted = [one for one in precisions if one != "auto"]
     command = [sys.executable, "-m", "sa3_exporters.cli", "--model", opened, "--target", backend]
+    command += ["--precision", ",".join(["auto", *wanted])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = done.stderr.strip().splitlines()
     return (
@@ -40,5 +28,18 @@ def export(opened: str, backend: str, precision: str, say: Callable[[str], None]
     )
 
 
-def _folder(opened: str, backend: str, precision: str) -> Path:
-    return bundle.default_folder(opened, backend, PRECISION if precision == "auto" else precision)
+def why_not(opened: str, backend: str, precision: str) -> str | None:
+    """None where an engine can be asked for a precision: bundles hold some tiers, torch knows number types."""
+    if precision == "auto":
+        return None
+    if backend == "torch":
+        return "tiers below exact are for exported bundles" if precision in tiers.TIERS[1:] else None
+    source = models.locate(opened)
+    folder = bundle.of(source, backend)
+    if folder is None:
+        return None  # opening says so
+    try:
+        bundle.choose(bundle.load(folder), precision, processor.flags())
+    except BackendUnavailable as e:
+        return str(e)
+    return None

@@ -103,6 +103,27 @@ def _interleave(args: Namespace) -> int:
     return 0
 
 
+def _tiers(args: Namespace) -> int:
+    from sa3_bench import machine, tiers
+
+    asked = tiers.Asked(
+        model=args.model,
+        durations=args.durations,
+        backends=args.backends,
+        only=args.tiers or (),
+        rounds=args.rounds,
+        steps=args.steps,
+        threads=args.threads,
+        memory=not args.no_memory,
+    )
+    found = tiers.measure(asked, _say)
+    name = args.name or machine.name(found["machine"])
+    for path in tiers.write(found, args.out, f"tiers-{name}"):
+        _say(f"wrote {path}")
+    print(tiers.text(found))
+    return 0
+
+
 def _history(args: Namespace) -> int:
     from sa3_bench import history
     from sa3_runtime.files import write_atomic
@@ -128,6 +149,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "limits": _limits,
     "compare": _compare,
     "interleave": _interleave,
+    "tiers": _tiers,
     "history": _history,
     "report": _report,
 }

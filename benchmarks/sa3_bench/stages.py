@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sa3_bench import quality, work
+from sa3_bench import work
 from sa3_bench.cases import Case
 from sa3_bench.measure import Observed
-from sa3_engines import graphs, tables
+from sa3_engines import graphs, likeness, tables
 from sa3_engines.engine import Inputs
 from sa3_runtime import lengths
 
@@ -47,7 +47,7 @@ def inputs(engine: Observed, case: Case, graph: str) -> Inputs:
 
 def _music(engine: Observed, case: Case) -> np.ndarray:
     config = engine.config
-    clip = quality.music(config.sample_rate, case.seconds)[: config.autoencoder.channels]
+    clip = likeness.music(config.sample_rate, case.seconds)[: config.autoencoder.channels]
     missing = -clip.shape[1] % graphs.encode_multiple(config)
     return np.repeat(np.pad(clip, ((0, 0), (0, missing)))[None], case.batch, axis=0)
 

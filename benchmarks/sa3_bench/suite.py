@@ -86,10 +86,13 @@ def _plan(args: Namespace, name: str, say: Say) -> session.Plan:
     found: list[Case] = []
     for model in (cases.resolve(one, args.weights) for one in args.models):
         for backend in backends:
+            if args.export and (reason := bundles.export(model.source, backend, args.precision, say)) is not None:
+                say(reason)
             for precision in args.precision:
-                if args.export and (reason := bundles.export(model.source, backend, precision, say)) is not None:
-                    say(reason)
-                found += _cases(args, model, backend, precision)
+                if (reason := bundles.why_not(model.source, backend, precision)) is None:
+                    found += _cases(args, model, backend, precision)
+                else:
+                    say(f"left out {model.name} on {backend} in {precision}: {reason}")
     return session.Plan(
         cases=found,
         repeat=args.repeat,
@@ -107,7 +110,7 @@ def _cases(args: Namespace, model: Model, backend: str, precision: str) -> list[
         Case(
             model=model.name,
             weights=model.weights,
-            source=bundles.source(model.source, backend, precision),
+            source=model.source,
             seconds=seconds,
             batch=batch,
             backend=backend,

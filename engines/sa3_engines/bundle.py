@@ -1,35 +1,63 @@
-"""A bundle is a checkpoint folder plus graphs, and a manifest that says what they are and how well they agree.
+"""A bundle is a checkpoint folder plus graphs in one or more tiers of precision, and a manifest that says what they are
+and how well they agree with the reference.
 
-The manifest is written last: a folder without one is unfinished. Sizes are checked whenever a bundle is opened, and the
-content of its graphs and small files; `deep` checks all of it.
+The manifest is written last: a folder without one is unfinished. Files are checked whenever a bundle is opened: by
+size, and by content unless size and time are those of a check that is remembered; `deep` checks all content.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from sa3_engines.errors import BundleError
-from sa3_engines.models import MANIFEST
+from sa3_engines import models, processor, remembered, tiers
+from sa3_engines.errors import BackendUnavailable, BundleError
+from sa3_engines.models import MANIFEST, Source
 
-SCHEMA = 1
-SMALL = 1 << 20
+SCHEMA = 2
+STEPS = 8  # of a usual clip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """One graph, and how it compared with the reference at the sizes tried."""
+    """One graph in one tier, and the worst of how it compared with the reference at the sizes tried."""
 
-    file: str
-    sha256: str
-    parity_db: float  # the worst signal-to-noise ratio against the torch engine
-    relative_error: float  # the worst, largest difference over largest value
+    file: str  # what an engine opens
+    files: tuple[str, ...]  # it, and what belongs to it besides the checkpoint's own weights
+    cosine: float
+    snr_db: float
+    relative_error: float  # largest difference over largest value
     sizes: tuple[str, ...]
+    more: Mapping[str, float] = field(default_factory=dict[str, float])  # further measures, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    type: str  # the number type that keeps the promise
+    instructions: tuple[str, ...]  # what a processor must have
+    exact: tuple[str, ...]  # patterns of the weights whose layers stayed in fp32
+    graphs: Mapping[str, Graph]
+    seconds: Mapping[str, float]  # one run of each graph at the profile's usual length, on `measured_on`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The durations a bundle was exported and compared for."""
+
+    min_seconds: float
+    opt_seconds: float
+    max_seconds: float
+
+    def __contains__(self, seconds: float) -> bool:
+        return self.min_seconds <= seconds <= self.max_seconds
+
+    def __str__(self) -> str:
+        return f"{self.min_seconds:g} to {self.max_seconds:g} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +82,15 @@ class Bundle:
     model: str
     target: str
     backends: tuple[str, ...]
-    precision: str
+    profile: Profile
+    sampling: Mapping[str, Any]  # constants copied from the checkpoint's configuration, for whoever reads a manifest
+    measured_on: str
     source: Origin
     built_with: Mapping[str, str]
-    graphs: Mapping[str, Graph]
+    tiers: Mapping[str, Tier]
     files: Mapping[str, File]  # every file but the manifest, by its path from the folder
     licence: str
-    recipe: str  # which version of the exporter's own code made the graphs
+    recipe: str  # which version of the exporter's own code made the graphs, and from which choices
 
     @property
     def id(self) -> str:
@@ -68,18 +98,105 @@ class Bundle:
         listing = "".join(f"{name} {file.sha256}\n" for name, file in sorted(self.files.items()))
         return hashlib.sha256(listing.encode()).hexdigest()[:12]
 
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(graph for tier in self.tiers.values() for graph in tier.graphs))
 
-def default_folder(model: str, target: str, precision: str) -> Path:
-    """Where an export goes when nobody says: one folder per model, target and precision."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    whole = str(Path(model).resolve()) if Path(model).is_dir() else model
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in whole).strip("-")
-    return Path(cache).expanduser() / "sa3-runtime" / "bundles" / f"{name}-{target}-{precision}"
+
+def of(source: Source, backend: str) -> Path | None:
+    """The folder of the bundle that a backend can run, among those of a model. One whose manifest cannot be read may be
+    for any backend: opening it says what is wrong with it.
+    """
+    broken: Path | None = None
+    for folder in source.bundles:
+        try:
+            if backend in load(folder).backends:
+                return folder
+        except BundleError:
+            broken = broken or folder
+    return broken
+
+
+def why_not(source: Source, backend: str) -> str | None:
+    """None where a backend has a bundle of the model; else why not, and what to do."""
+    if of(source, backend) is not None:
+        return None
+    export = f"run: sa3-export --model {_asked(source)} --target {backend}"
+    if not source.bundles:
+        what = "random weights are graphs only once exported" if source.folder is None else f"{source.folder} is no bundle"
+        return f"{what}; {export}"
+    folder = source.bundles[0]
+    return f"{folder} was exported for {', '.join(load(folder).backends)}; {export}"
+
+
+def _asked(source: Source) -> str:
+    """What a user would write for this model."""
+    by_name = source.seed is not None or source.name == "nano" or source.name in models.RELEASED
+    return source.name if by_name else source.repo or str(source.folder)
+
+
+def opened(source: Source, backend: str, precision: str, memory: str = "normal") -> tuple[Path, Bundle, str, Tier]:
+    """The checked bundle for a backend, and the tier of it that was asked for; with little memory and no tier named,
+    the smallest.
+    """
+    folder = of(source, backend)
+    if folder is None:
+        raise BackendUnavailable(why_not(source, backend) or "")
+    found = read(folder)
+    have = processor.flags()
+    if memory == "low" and precision == "auto":
+        runnable = {name: tier for name, tier in found.tiers.items() if have.issuperset(tier.instructions)}
+        name = min(runnable, key=lambda name: tiers.BITS[runnable[name].type], default=None)
+        if name is not None:
+            return folder, found, name, runnable[name]
+    return folder, found, *choose(found, precision, have)
+
+
+def expected_seconds(source: Source, backend: str, precision: str) -> float:
+    """How long a usual clip would take, by what was measured at export; infinite where nothing is known."""
+    folder = of(source, backend)
+    if folder is None:
+        return math.inf
+    try:
+        _, tier = choose(load(folder), precision, processor.flags())
+    except (BackendUnavailable, BundleError):
+        return math.inf
+    return sum(seconds * (STEPS if graph == "step" else 1) for graph, seconds in tier.seconds.items())
+
+
+def choose(found: Bundle, precision: str, have: Collection[str]) -> tuple[str, Tier]:
+    """The tier that was asked for, by its name or its number type; for `auto` the fastest that keeps what `high`
+    promises. `have` is what the processor can do.
+    """
+    asked = tiers.ask(precision)
+    holds = ", ".join(f"{name} ({tier.type})" for name, tier in found.tiers.items())
+    fitting = {name: tier for name, tier in found.tiers.items() if asked.meets(name, tier.type)}
+    if not fitting and precision == "auto":
+        raise BackendUnavailable(
+            f"the {found.target} bundle of {found.model} holds only {holds}, which auto never takes: name it with "
+            "--precision"
+        )
+    if not fitting:
+        raise BackendUnavailable(
+            f"the {found.target} bundle of {found.model} has no precision {precision!r}, only {holds}; "
+            f"run: sa3-export --model {found.source.repo or found.model} --target {found.target} "
+            f"--precision {','.join([*found.tiers, precision])}"
+        )
+    runnable = {name: tier for name, tier in fitting.items() if set(tier.instructions) <= set(have)}
+    if not runnable:
+        name, tier = next(iter(fitting.items()))
+        missing = ", ".join(sorted(set(tier.instructions) - set(have)))
+        raise BackendUnavailable(
+            f"precision {name} ({tier.type}) of the {found.target} bundle of {found.model} needs {missing}, which this "
+            f"machine's processor lacks; it holds {holds}: take another, or export on this machine"
+        )
+    return min(runnable.items(), key=lambda one: sum(one[1].seconds.values()))
 
 
 def read(folder: Path, *, deep: bool = False) -> Bundle:
     """The bundle in a folder, its files checked."""
     found = load(folder)
+    seen = remembered.Checks(models.cache_folder() / "checked.json")
     for name, file in found.files.items():
         path = folder / name
         try:
@@ -91,8 +208,12 @@ def read(folder: Path, *, deep: bool = False) -> Bundle:
                 f"bundle {folder}: {name} is {size} bytes long and should be {file.size}: it was cut off or replaced; "
                 "export it again"
             )
-        if (deep or size < SMALL or name.endswith(".onnx")) and sha256(path) != file.sha256:
+        if not deep and seen.knows(path, file.sha256):
+            continue
+        if sha256(path) != file.sha256:
             raise BundleError(f"bundle {folder}: {name} was changed after the export; export it again")
+        seen.add(path, file.sha256)
+    seen.save()
     return found
 
 
@@ -102,7 +223,7 @@ def load(folder: Path) -> Bundle:
     try:
         raw = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as e:
-        graphs = folder.is_dir() and any(folder.glob("*.onnx"))
+        graphs = folder.is_dir() and any((*folder.glob("*.onnx"), *folder.glob("*.xml")))
         what = "is unfinished: there are graphs and" if graphs else "is not a bundle: there is"
         raise BundleError(f"{folder} {what} no {MANIFEST}; export it with sa3-export") from e
     except OSError as e:
@@ -166,6 +287,10 @@ class _Reader:
         inner = self.into(key)
         return {name: _Reader(value, self.path, f"{inner.where}.{name}") for name, value in inner.block.items()}
 
+    def numbers(self, key: str) -> dict[str, float]:
+        inner = self.into(key)
+        return {name: inner.take(name, float) for name in inner.block}
+
     def mapping(self, key: str) -> dict[str, str]:
         inner = self.into(key)
         return {name: inner.take(name, str) for name in inner.block}
@@ -182,7 +307,9 @@ def _parse(raw: object, path: Path) -> Bundle:
         model=top.take("model", str),
         target=top.take("target", str),
         backends=top.texts("backends"),
-        precision=top.take("precision", str),
+        profile=_profile(top.into("profile")),
+        sampling=top.into("sampling").block,
+        measured_on=top.take("measured_on", str),
         source=Origin(
             model=source.take("model", str),
             repo=source.take("repo", str, optional=True),
@@ -190,7 +317,7 @@ def _parse(raw: object, path: Path) -> Bundle:
             digest=source.take("digest", str),
         ),
         built_with=top.mapping("built_with"),
-        graphs={name: _graph(entry) for name, entry in top.each("graphs").items()},
+        tiers={name: _tier(entry) for name, entry in top.each("tiers").items()},
         files={name: _file(entry) for name, entry in top.each("files").items()},
         licence=top.take("licence", str),
         recipe=top.take("recipe", str),
@@ -200,19 +327,43 @@ def _parse(raw: object, path: Path) -> Bundle:
         inside = PurePosixPath(name)
         if inside.is_absolute() or ".." in inside.parts or "\\" in name or ":" in name:
             raise BundleError(f"{path}: files names {name!r}, which is not inside the bundle")
-    for name, graph in found.graphs.items():
-        if graph.file not in found.files or found.files[graph.file].sha256 != graph.sha256:
-            raise BundleError(f"{path}: graphs.{name} and files disagree about {graph.file}; export the bundle again")
+    for name, tier in found.tiers.items():
+        if name not in tiers.TIERS:
+            raise top.wrong(f"names {name!r}, which is not one of {', '.join(tiers.TIERS)}", "tiers")
+        for graph, made in tier.graphs.items():
+            for file in made.files:
+                if file not in found.files:
+                    raise top.wrong(f"names {file!r}, which is not among the files", f"tiers.{name}.graphs.{graph}")
+            if made.file not in made.files:
+                raise top.wrong(f"opens {made.file!r}, which is not its own", f"tiers.{name}.graphs.{graph}")
+    if not found.tiers:
+        raise top.wrong("is empty", "tiers")
     return found
+
+
+def _profile(entry: _Reader) -> Profile:
+    return Profile(**{key: entry.take(key, float) for key in ("min_seconds", "opt_seconds", "max_seconds")})
+
+
+def _tier(entry: _Reader) -> Tier:
+    return Tier(
+        type=entry.take("type", str),
+        instructions=entry.texts("instructions"),
+        exact=entry.texts("exact"),
+        graphs={name: _graph(graph) for name, graph in entry.each("graphs").items()},
+        seconds=entry.numbers("seconds"),
+    )
 
 
 def _graph(entry: _Reader) -> Graph:
     return Graph(
         file=entry.take("file", str),
-        sha256=entry.take("sha256", str),
-        parity_db=entry.take("parity_db", float),
+        files=entry.texts("files"),
+        cosine=entry.take("cosine", float),
+        snr_db=entry.take("snr_db", float),
         relative_error=entry.take("relative_error", float),
         sizes=entry.texts("sizes"),
+        more=entry.numbers("more"),
     )
 
 

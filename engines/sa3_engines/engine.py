@@ -27,13 +27,15 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from sa3_engines.config import ModelConfig
+from sa3_engines.errors import InvalidRequest
+from sa3_engines.tiers import EXACT
 
 if TYPE_CHECKING:
     from sa3_engines.adapters import ActiveAdapter
     from sa3_engines.models import Source
 
 GRAPHS = ("text", "prepare", "step", "encode", "decode")
-PRECISIONS = ("fp32", "bf16", "fp16")
+MEMORY = ("normal", "low")
 
 Inputs = Mapping[str, Any]
 Outputs = dict[str, Any]
@@ -45,10 +47,12 @@ class Support:
 
     backend: str
     device: str
-    precision: str
+    precision: str  # the number type
+    tier: str = EXACT  # the promise it keeps
     graphs: frozenset[str]
     max_batch: int | None = None  # None: any
     latents: tuple[int, ...] | None = None  # the ladder of latent lengths; None: any
+    seconds: tuple[float, float] | None = None  # the durations it was exported and compared for; None: any
     token_noise: bool = True  # whether encode and decode can add the reference's noise
     adapters: bool = False
     versions: Mapping[str, str]
@@ -85,8 +89,13 @@ class Options:
     """How to open a model. `auto` leaves the choice to the backend, which then says what it took."""
 
     device: str = "auto"
-    precision: str = "auto"
+    precision: str = "auto"  # a tier or a number type, see `tiers`
     threads: int | None = None
+    memory: str = "normal"  # low: one network in memory at a time, in the smallest tier unless one is named
+
+    def __post_init__(self) -> None:
+        if self.memory not in MEMORY:
+            raise InvalidRequest(f"memory {self.memory!r}; choose from {', '.join(MEMORY)}")
 
 
 class Backend(Protocol):

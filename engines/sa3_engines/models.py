@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
 CONFIG, WEIGHTS, MANIFEST = "model_config.json", "model.safetensors", "manifest.json"
 RANDOM = "sa3_random_seed"  # in the configuration of a bundle made from random weights
 TEXT_FILES = ("config.json", WEIGHTS, "tokenizer.json")
+GRAPH_FILES = ("*.onnx", "*.xml", "*.bin", "*.safetensors")  # what exports add to a checkpoint
+TARGETS = ("onnx", "openvino")  # kinds of bundles
 HERE = Path(__file__).parent
 
 
@@ -77,6 +80,7 @@ class Source:
     seed: int | None = None  # of random weights
     repo: str | None = None
     revision: str | None = None
+    bundles: tuple[Path, ...] = ()  # what was exported from it, wherever that lies
 
     @property
     def random_weights(self) -> bool:
@@ -106,8 +110,51 @@ class Source:
         return replace(self, config=alone, text_folder=None)
 
 
-def locate(model: str, *, revision: str | None = None) -> Source:
-    """`nano`, a released name, `random:NAME[:SEED]`, a folder, or `owner/repository[/subfolder]` on the hub."""
+def locate(model: str, *, revision: str | None = None, bundles: bool = True) -> Source:
+    """`nano`, a released name, `random:NAME[:SEED]`, a folder, or `owner/repository[/subfolder]` on the hub.
+
+    What was exported before from a model of that name stands in for it, so that the hub need not be asked. bundles
+    False: the checkpoint itself is wanted.
+    """
+    exported = _exported(ALIASES.get(model, model), revision) if bundles else ()
+    if exported and not model.startswith("random:") and model != "nano" and not Path(model).expanduser().is_dir():
+        return replace(from_folder(exported[0], name=ALIASES.get(model, model)), bundles=exported, **_origin(exported[0]))
+    source = _checkpoint(model, revision)
+    return replace(source, bundles=(*source.bundles, *(f for f in exported if f != source.folder)))
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sa3-runtime"
+
+
+def bundle_folder(model: str, target: str) -> Path:
+    """Where an export goes when nobody says: one folder per model and target."""
+    return cache_folder() / "bundles" / f"{_file_name(ALIASES.get(model, model))}-{target}"
+
+
+def _file_name(model: str) -> str:
+    path = Path(model).expanduser()
+    whole = str(path.resolve()) if path.is_dir() else model
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in whole).strip("-")
+
+
+def _exported(model: str, revision: str | None) -> tuple[Path, ...]:
+    """Finished bundles of a model in their usual place; of one revision, where one is asked for."""
+    places = (bundle_folder(model, target) for target in TARGETS)
+    found = tuple(folder for folder in places if (folder / MANIFEST).is_file())
+    return tuple(folder for folder in found if revision in (None, _origin(folder)["revision"]))
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    """Where a bundle's weights came from, as its manifest says; one that cannot be read says nothing."""
+    try:
+        source = read_json(folder / MANIFEST)["source"]
+        return {"repo": source.get("repo"), "revision": source.get("revision")}
+    except (CheckpointError, ModelNotFound, KeyError, TypeError, AttributeError):
+        return {"repo": None, "revision": None}
+
+
+def _checkpoint(model: str, revision: str | None) -> Source:
     if model.startswith("random:"):
         return _random(model)
     path = Path(model).expanduser()
@@ -155,6 +202,7 @@ def from_folder(
         text_folder=text_folder,
         repo=repo,
         revision=revision,
+        bundles=(folder,) if (folder / MANIFEST).is_file() else (),
     )
 
 
@@ -194,7 +242,7 @@ def _from_hub(repo: str, subfolder: str, revision: str | None, *, name: str) -> 
         if cached is not None:
             return cached
     prefix = f"{subfolder}/" if subfolder else ""
-    patterns = [f"{prefix}{CONFIG}", f"{prefix}{WEIGHTS}", f"{prefix}{MANIFEST}", f"{prefix}*.onnx"]
+    patterns = [f"{prefix}{name}" for name in (CONFIG, WEIGHTS, MANIFEST, *GRAPH_FILES)]
     patterns += [f"{place}t5gemma-b-b-ul2/{file}" for place in {"", prefix} for file in TEXT_FILES]
     root = _download(repo, revision, patterns)
     return from_folder(root / subfolder, name=name, repo=repo, revision=root.name)

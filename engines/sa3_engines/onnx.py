@@ -1,7 +1,6 @@
 """The ONNX engine: runs a bundle's graphs in ONNX Runtime, on a CPU or through another execution provider.
 
-A graph's session is made when it is first used, and its weights are mapped from the checkpoint's own files. What the
-seam lets callers leave out is always an input of the graphs, and filled in here.
+A graph's session is made when it is first used, and its weights are mapped from the checkpoint's own files.
 """
 
 from __future__ import annotations
@@ -14,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sa3_engines import bundle
-from sa3_engines.adapters import ActiveAdapter, Merger
+from sa3_engines import bundle, mapped
+from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Support
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, Sa3Error
-from sa3_engines.models import WEIGHTS, Source
+from sa3_engines.filling import Host, graph_of
+from sa3_engines.models import Source
+from sa3_engines.quantise import SCALE, Blocks
 from sa3_engines.tensors import TensorFile
+from sa3_engines.tiers import EXACT
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -40,14 +42,6 @@ _FIXES = {
     "coreml": "on a Mac, pip install onnxruntime",
 }
 PRECISIONS = ("fp32",)
-DIT, TABLE, CONDITIONERS = "model.model.", "model.encoder.embed_tokens.weight", "conditioner.conditioners."
-CONSTANTS = {
-    "padding_embedding": CONDITIONERS + "prompt.padding_embedding",
-    "seconds.weight": CONDITIONERS + "seconds_total.embedder.embedding.1.weight",
-    "seconds.bias": CONDITIONERS + "seconds_total.embedder.embedding.1.bias",
-}
-# The transformer's modules that `prepare` applies; all others are `step`'s.
-_OF_PREPARE = ("to_cond_embed.", "to_global_embed.", ".cross_attn.to_kv.", ".to_local_embed.")
 
 
 class OnnxBackend:
@@ -67,19 +61,7 @@ class OnnxBackend:
         )
 
     def why_not_open(self, source: Source) -> str | None:
-        if source.folder is None:
-            return f"random weights are graphs only once exported; run: sa3-export --model {source.name} --target onnx"
-        if not source.has_graphs:
-            return f"{source.folder} holds no ONNX graphs; run: sa3-export --model {source.name} --target onnx"
-        try:
-            made_for = bundle.load(source.folder).backends
-        except BundleError:
-            return None  # opening says what is wrong with it
-        if self.name in made_for:
-            return None
-        return (
-            f"{source.folder} was exported for {', '.join(made_for)}; run: sa3-export --target onnx on its checkpoint"
-        )
+        return bundle.why_not(source, self.name)
 
     def devices(self) -> list[str]:
         available = _available()
@@ -94,16 +76,17 @@ class OnnxBackend:
         for reason in (self.why_not(options.device), self.why_not_open(source)):
             if reason:
                 raise BackendUnavailable(reason)
-        assert source.folder is not None
-        found = bundle.read(source.folder)
-        if options.precision not in ("auto", found.precision):
-            raise BackendUnavailable(
-                f"the onnx engine has no precision {options.precision!r} for {source.name}; "
-                f"this bundle's is {found.precision} (or auto)"
-            )
-        graphs = {name: source.folder / graph.file for name, graph in found.graphs.items()}
+        folder, found, tier, made = bundle.opened(source, self.name, options.precision, options.memory)
         return OnnxEngine(
-            source.config, graphs, device=options.device, threads=options.threads, versions=self.versions()
+            source.config,
+            {name: folder / graph.file for name, graph in made.graphs.items()},
+            device=options.device,
+            threads=options.threads,
+            versions=self.versions(),
+            precision=made.type,
+            tier=tier,
+            seconds=(found.profile.min_seconds, found.profile.max_seconds),
+            low_memory=options.memory == "low",
         )
 
 
@@ -116,17 +99,24 @@ class OnnxEngine:
         device: str = "cpu",
         threads: int | None = None,
         versions: Mapping[str, str] | None = None,
+        precision: str = "fp32",
+        tier: str = EXACT,
+        seconds: tuple[float, float] | None = None,
+        low_memory: bool = False,
     ) -> None:
-        """graphs: the files by name, all in the folder that holds the weights."""
+        """graphs: the files by name, all in the folder that holds the weights; precision, tier and seconds are what
+        they were exported in and for; low_memory keeps one network in memory at a time.
+        """
         self.config = config
         self._graphs = graphs
+        self._low_memory = low_memory
         self._device = "cpu" if device == "auto" else device
         self._threads = threads or _cores()
-        folder = next(iter(graphs.values())).parent
-        self._weights = TensorFile(folder / WEIGHTS)
-        self._text = TensorFile(folder / config.text.folder / WEIGHTS) if config.text else None
-        self._merger = Merger()
-        self._merged: dict[str, Array] = {}
+        self._host = Host(config, next(iter(graphs.values())).parent)
+        # Quantised weights lie in a file of their graph's name.
+        beside = {graph: path.with_suffix(".safetensors") for graph, path in graphs.items()}
+        self._small = {graph: TensorFile(path) for graph, path in beside.items() if path.is_file()}
+        self._changed: dict[str, dict[str, Any]] = {}  # by graph, what adapters make of its weights
         self._sessions: dict[str, InferenceSession] = {}
         self._values: dict[str, list[Any]] = {}  # adapted weights: sessions refer to them and do not keep them alive
         if self._device != "cpu":
@@ -134,104 +124,57 @@ class OnnxEngine:
         self.support = Support(
             backend="onnx",
             device=self._device,
-            precision="fp32",
+            precision=precision,
+            tier=tier,
+            seconds=seconds,
             graphs=frozenset(graphs),
             adapters="step" in graphs,
             versions=versions or {},
         )
 
     def constants(self) -> Mapping[str, Array]:
-        if self.config.dit is None:
-            return {}
-        return {name: self._weights.array(key) for name, key in CONSTANTS.items()}
+        return self._host.constants()
 
     def run(self, graph: str, inputs: Inputs) -> Outputs:
-        match graph:
-            case "text":
-                return self._run("text", self._embedded(inputs))
-            case "prepare":
-                return self._prepare(inputs)
-            case "encode":
-                return self._run("encode", {**inputs, **self._noise(inputs, 1)})
-            case "decode":
-                return self._run("decode", self._decode_inputs(inputs))
-            case _:
-                return self._run(graph, inputs)
+        out = self._run(graph, self._host.inputs(graph, inputs))
+        return self._host.beside(inputs) | out if graph == "prepare" else out
 
     def close(self) -> None:
         self._sessions.clear()
         self._values.clear()
-        self._merged.clear()
+        self._changed.clear()
 
     def adaptable(self) -> Mapping[str, tuple[int, int]]:
-        shapes = {key: self._weights.shape(key) for key in self._weights.tensors}
-        return {
-            _module(key): (shape[0], int(np.prod(shape[1:])))
-            for key, shape in shapes.items()
-            if key.startswith(DIT) and key.endswith(".weight") and len(shape) > 1
-        }
+        return self._host.adaptable()
 
     def set_adapters(self, adapters: Sequence[ActiveAdapter]) -> None:
-        merged: dict[str, Array] = {}
-        for module in self.adaptable() if adapters else ():
-            key = f"model.{module}.weight"
-            weight = self._merger.weight(module, self._weights.array(key), adapters)
-            if weight is not None:
-                merged[key] = weight
+        changed: dict[str, dict[str, Any]] = {}
+        for key, weight in self._host.merged(adapters):
+            graph = graph_of(key)
+            changed.setdefault(graph, {}).update(self._stored(graph, key, weight))
         for graph in ("prepare", "step"):
             self._sessions.pop(graph, None)
             self._values.pop(graph, None)
-        self._merged = merged
+        self._changed = changed
 
-    def _embedded(self, inputs: Inputs) -> Outputs:
-        assert self._text is not None
-        rest = {name: value for name, value in inputs.items() if name != "ids"}
-        return rest | {"rows": self._text.rows(TABLE, inputs["ids"])}
-
-    def _prepare(self, inputs: Inputs) -> Outputs:
-        rope = {name: inputs[name] for name in ("rope_cos", "rope_sin")}
-        batch, context = inputs["context"].shape[:2]
-        length = len(inputs["rope_cos"])
-        masks = {
-            "context_bias": np.zeros((batch, context), np.float32),
-            "key_bias": np.zeros((batch, length), np.float32),
-            "value_gate": np.ones((batch, length), np.float32),
-            "out_gate": np.ones((batch, length), np.float32),
-        }
-        given = {name: inputs[name] for name in masks if inputs.get(name) is not None}
-        prepared = self._run("prepare", {name: inputs[name] for name in ("context", "global_cond", "local")})
-        return prepared | rope | masks | given
-
-    def _decode_inputs(self, inputs: Inputs) -> Outputs:
-        batch, _, latents = inputs["latents"].shape
-        gate = inputs.get("frame_gate")
-        if gate is None:
-            gate = np.ones((batch, latents), np.float32)
-        return {**inputs, "frame_gate": gate, **self._noise(inputs, self.config.autoencoder.decoder.stride)}
-
-    def _noise(self, inputs: Inputs, count: int) -> Outputs:
-        if inputs.get("token_noise") is not None:
-            return {}
-        ae = self.config.autoencoder
-        if "audio" in inputs:
-            batch, latents, width = len(inputs["audio"]), inputs["audio"].shape[2] // ae.ratio, ae.encoder.width
-        else:
-            batch, latents, width = len(inputs["latents"]), inputs["latents"].shape[2], ae.decoder.width
-        return {"token_noise": np.zeros((batch, latents, count, width), np.float32)}
-
-    def _run(self, graph: str, inputs: Inputs) -> Outputs:
+    def _run(self, graph: str, feeds: Inputs) -> Outputs:
         if graph not in self._graphs:
             raise Sa3Error(f"this model has no graph {graph!r}")
         session = self._session(graph)
-        feeds = {name: np.ascontiguousarray(value, np.float32) for name, value in inputs.items()}
         names = [output.name for output in session.get_outputs()]
         try:
-            return dict(zip(names, session.run(names, feeds), strict=True))
+            out = dict(zip(names, session.run(names, feeds), strict=True))
         except (*_failures(), ValueError) as e:
             raise Sa3Error(f"ONNX Runtime failed in {graph} on {self._device}: {e}") from e
+        if graph != "step":  # whose weights are read many times a request, and are packed
+            mapped.release(self._graphs[graph].parent)
+        return out
 
     def _session(self, graph: str) -> InferenceSession:
         if graph not in self._sessions:
+            if self._low_memory:
+                self._sessions.clear()
+                mapped.trim()
             self._sessions[graph] = self._open(graph)
         return self._sessions[graph]
 
@@ -260,20 +203,37 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
-        if graph != "step":
-            # Packed copies of the weights pay off in the one graph that runs many times a request.
+        if self._low_memory:
+            # What a run needed goes back at its end, instead of waiting for the next one.
+            options.enable_cpu_mem_arena = False
+            options.enable_mem_pattern = False
+        if graph != "step" and graph not in self._small:
+            # Packed copies of the weights pay off in the one graph that runs many times a request. Quantised weights
+            # are packed everywhere: without, they would be made fp32 again in every run.
             options.add_session_config_entry("session.disable_prepacking", "1")
-        merged = {key: array for key, array in self._merged.items() if _graph_of(key) == graph}
-        if merged:
-            self._values[graph] = [self._value(key, array) for key, array in merged.items()]
-            options.add_external_initializers(list(merged), self._values[graph])
+        changed = self._changed.get(graph)
+        if changed:
+            self._values[graph] = list(changed.values())
+            options.add_external_initializers(list(changed), self._values[graph])
         return options
+
+    def _stored(self, graph: str, key: str, weight: Array) -> dict[str, Any]:
+        """A changed weight as the graph takes it. Quantised again where it was: the kept original plus the change is
+        no further from what it stands for than the original was.
+        """
+        from onnxruntime import OrtValue
+
+        file = self._small.get(graph)
+        if file is None or key not in file.tensors:
+            return {key: self._value(key, weight)}
+        levels, scale = Blocks.parse(file.metadata[key]).store(weight)
+        return {key: OrtValue.ortvalue_from_numpy(levels), key + SCALE: OrtValue.ortvalue_from_numpy(scale)}
 
     def _value(self, key: str, array: Array) -> Any:
         """In the type the graph declares, which is the file's: adapted half-precision weights are rounded once more."""
         from onnxruntime import OrtValue
 
-        match self._weights.tensors[key].dtype:
+        match self._host.weights.tensors[key].dtype:
             case "F16":
                 return OrtValue.ortvalue_from_numpy(array.astype(np.float16))
             case "BF16":
@@ -313,14 +273,6 @@ def _failures() -> tuple[type[Exception], ...]:
     state: Any = capi.onnxruntime_pybind11_state  # pyright: ignore[reportAttributeAccessIssue]
     found = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
     return (*found, RuntimeError)
-
-
-def _module(key: str) -> str:
-    return key.removeprefix("model.").removesuffix(".weight")
-
-
-def _graph_of(key: str) -> str:
-    return "prepare" if any(part in key for part in _OF_PREPARE) else "step"
 
 
 BACKEND = OnnxBackend()

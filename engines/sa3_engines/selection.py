@@ -1,4 +1,5 @@
-"""Backends by name, and which one `auto` takes: the one a bundle was exported for first, then torch.
+"""Backends by name, and which one `auto` takes: the fastest for which a bundle was exported, by what was measured
+then; else torch.
 
 A backend is one file here whose `BACKEND` is registered under the file's name, or an installed entry point
 (group `sa3.backends`). One that the user names works or raises; only `auto` tries the next, and says why.
@@ -12,14 +13,15 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import cast
 
+from sa3_engines import bundle, tiers
 from sa3_engines.engine import Backend, Engine, Options
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
 from sa3_engines.models import Source
 
-HERE = ("onnx",)
+HERE = ("onnx", "openvino")
 FOR_TESTS = ("null",)
 # Engines that run exported graphs come first: a bundle was exported to be run. Torch runs any checkpoint.
-PREFERENCE = ("onnx", "torch")
+PREFERENCE = ("openvino", "onnx", "torch")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def load(name: str) -> Backend:
 
 def open_engine(source: Source, backend: str = "auto", options: Options | None = None) -> tuple[Engine, Choice]:
     options = options or Options()
+    tiers.ask(options.precision)
     if backend != "auto":
         one = load(backend)
         reason = one.why_not(options.device) or one.why_not_open(source)
@@ -53,7 +56,8 @@ def open_engine(source: Source, backend: str = "auto", options: Options | None =
             raise BackendUnavailable(f"backend {backend} cannot run {source.name}: {reason}")
         return one.open(source, options), Choice(backend, ())
     refused: list[str] = []
-    for name in names():
+    # Sorting keeps the order of preference where nothing was measured.
+    for name in sorted(names(), key=lambda name: bundle.expected_seconds(source, name, options.precision)):
         one = load(name)
         reason = one.why_not(options.device) or one.why_not_open(source)
         if reason is None:

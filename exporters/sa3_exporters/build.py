@@ -1,7 +1,8 @@
-"""From a model to a bundle: weights placed, graphs converted, each compared with the torch engine, then published.
+"""From a model to a bundle: weights placed, graphs converted for every tier, each compared with the torch engine, then
+published.
 
 Everything happens in a folder beside the target, which is renamed when it is complete: nobody ever sees half a bundle.
-Weights are hard links where the file system allows. Exporting into the checkpoint's own folder only adds graphs.
+Exporting into the checkpoint's own folder only adds graphs. Two exports to one folder wait for each other.
 """
 
 from __future__ import annotations
@@ -10,34 +11,40 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import filelock
+import numpy as np
 import torch
 
 import stable_audio_3.networks
-from sa3_engines import bundle, config, models
-from sa3_engines.bundle import Bundle, Graph, Origin
-from sa3_engines.engine import GRAPHS, Options
-from sa3_engines.errors import BundleError, CheckpointError, InvalidRequest, OutputError
-from sa3_engines.models import CONFIG, MANIFEST, RANDOM, TEXT_FILES, WEIGHTS, Source
-from sa3_engines.onnx import BACKEND, OnnxEngine
-from sa3_engines.tensors import TensorFile
-from sa3_exporters import onnx, parity
-from sa3_exporters.onnx import Weight
-from stable_audio_3 import checkpoint, random_weights
+from sa3_engines import bundle, config, graphs, models, processor, tables, tiers
+from sa3_engines.bundle import Bundle, Graph, Origin, Profile
+from sa3_engines.engine import GRAPHS, Engine, Options
+from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
+from sa3_engines.models import CONFIG, MANIFEST, Source
+from sa3_exporters import parity, placing, targets
+from sa3_exporters.parity import Gate
+from sa3_exporters.targets import Target, Tier, Work
+from sa3_exporters.watch import Watch
+from stable_audio_3 import checkpoint
 from stable_audio_3.engine import BACKEND as TORCH
 
-NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*")
-TOOLS = ("sa3-runtime", "torch", "onnx", "onnxscript", "onnxruntime")
-Report = Callable[[str], None]
+TOOLS = ("sa3-runtime", "torch")
+USUAL_SECONDS = 30.0
+DEFAULT_TIERS = (tiers.EXACT, tiers.HIGH, tiers.FAST)
+RUNS = 3  # of each graph when its speed is taken, after one to warm up
+# Of the whole configuration, what a reader of the manifest wants to know about sampling.
+SAMPLING = ("diffusion_objective", "distribution_shift_options", "mask_padding_attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +54,67 @@ class Recipe:
     source: Source
     out: Path
     target: str = "onnx"
-    precision: str = "fp32"
+    precision: tuple[str, ...] = ("auto",)
+    graphs: tuple[str, ...] = ()  # empty: all the model has
+    profile: Profile | None = None
+    islands: Path | None = None  # a table of layers that stay fp32, instead of the built-in one
 
     @property
     def in_place(self) -> bool:
         folder = self.source.folder
         return folder is not None and self.out.exists() and self.out.samefile(folder)
 
-    @property
-    def graphs(self) -> tuple[str, ...]:
-        return GRAPHS if self.source.config.dit is not None else ("encode", "decode")
+    def __post_init__(self) -> None:
+        has = GRAPHS if self.source.config.dit is not None else ("encode", "decode")
+        unknown = [graph for graph in self.graphs if graph not in has]
+        if unknown:
+            raise InvalidRequest(f"{self.source.name} has no graph {unknown[0]!r}; it has {', '.join(has)}")
+        if "step" in self.graphs and "prepare" not in self.graphs:
+            raise InvalidRequest("step needs what prepare gives; export both: --graphs prepare,step")
+        object.__setattr__(self, "graphs", tuple(graph for graph in has if graph in (self.graphs or has)))
+        object.__setattr__(self, "profile", _profile(self.profile, self.source))
+
+
+def _profile(asked: Profile | None, source: Source) -> Profile:
+    longest = source.config.longest_seconds
+    if asked is None:
+        return Profile(min_seconds=0.0, opt_seconds=min(USUAL_SECONDS, longest), max_seconds=longest)
+    if not 0 <= asked.min_seconds <= asked.opt_seconds <= asked.max_seconds:
+        raise InvalidRequest(
+            f"a profile of {asked.min_seconds:g}, {asked.opt_seconds:g}, {asked.max_seconds:g} s: it must go up, from 0"
+        )
+    if asked.max_seconds > longest:
+        raise InvalidRequest(f"{source.name} was made for {longest:g} s at most, and {asked.max_seconds:g} were asked")
+    return asked
 
 
 @dataclass(frozen=True)
 class Built:
     bundle: Bundle
-    seconds: Mapping[str, float]  # per graph, conversion and comparison
+    seconds: Mapping[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])  # per tier and graph
+
+
+def plan(recipe: Recipe, watch: Watch) -> tuple[Target, list[Tier]]:
+    """The tiers that will be made. One that was named and cannot be is an error; `auto` goes on without it."""
+    target = targets.load(recipe.target)
+    if reason := target.why_not():
+        raise BackendUnavailable(reason)
+    offered = target.tiers(recipe.islands)
+    found: list[Tier] = []
+    for word in recipe.precision:
+        asked = tiers.ask(word)
+        for name, tier in offered.items():
+            if isinstance(tier, str):
+                if word == name:
+                    raise BackendUnavailable(f"target {recipe.target} cannot make precision {name} here: {tier}")
+                if word == "auto" and name in DEFAULT_TIERS:
+                    watch.note(f"no tier {name}: {tier}")
+            elif (name in DEFAULT_TIERS if word == "auto" else asked.meets(name, tier.type)) and tier not in found:
+                found.append(tier)
+        if word != "auto" and not any(asked.meets(tier.name, tier.type) for tier in found):
+            has = ", ".join(f"{t.name} ({t.type})" for t in offered.values() if not isinstance(t, str))
+            raise BackendUnavailable(f"target {recipe.target} makes no precision {word!r} here; it makes {has}")
+    return target, sorted(found, key=lambda tier: tiers.TIERS.index(tier.name))
 
 
 def check_target(recipe: Recipe) -> None:
@@ -80,29 +132,12 @@ def _check_in_place(source: Source) -> None:
     folder = source.folder.resolve()
     if source.config.dit is None and config.is_full(models.read_json(source.folder / CONFIG)):
         raise InvalidRequest(f"{source.name} is a part of {folder}; choose another folder with --out")
-    for name, path in files(source).items():
+    for name, path in placing.files(source).items():
         # ONNX Runtime refuses weights that a link leads to outside of the graphs' folder.
         if path != source.folder / name or not path.resolve().is_relative_to(folder):
             raise InvalidRequest(
                 f"{folder}: {name} lies elsewhere ({path.resolve()}); choose another folder with --out"
             )
-
-
-def files(source: Source) -> dict[str, Path]:
-    """A checkpoint's files: their names in the bundle, and where they are. Empty for random weights."""
-    if source.folder is None:
-        return {}
-    found = {name: source.folder / name for name in (CONFIG, WEIGHTS)}
-    if source.config.text is not None and source.text_folder is not None:
-        found |= {f"{source.config.text.folder}/{name}": source.text_folder / name for name in TEXT_FILES}
-        if source.tokenizer is None:
-            del found[f"{source.config.text.folder}/tokenizer.json"]
-    for pattern in NOTICES:
-        found |= {path.name: path for path in source.folder.glob(pattern) if path.is_file()}
-    for path in found.values():
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-    return found
 
 
 def is_current(recipe: Recipe) -> bool:
@@ -111,60 +146,109 @@ def is_current(recipe: Recipe) -> bool:
         found = bundle.read(recipe.out)
     except BundleError:
         return False
-    same = (found.target, found.precision, found.recipe) == (recipe.target, recipe.precision, code_digest())
-    return same and found.source.digest == digest(recipe.source)
+    made = (found.target, found.recipe, found.source.digest)
+    return made == (recipe.target, code_digest(recipe), placing.digest(recipe.source))
 
 
-def digest(source: Source) -> str:
-    """Of everything an export is made from."""
-    if source.seed is not None:
-        made_by = Path(random_weights.__file__).read_text("utf-8")
-        text = json.dumps([source.name, source.seed, source.config.raw, source.config.raw_text, made_by], default=str)
-    else:
-        text = "".join(f"{name} {bundle.sha256(path)}\n" for name, path in sorted(files(source).items()))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def code_digest() -> str:
-    """Of the code that decides what is in a graph."""
+def code_digest(recipe: Recipe) -> str:
+    """Of the code that decides what is in a graph, and of what was chosen."""
+    target = targets.load(recipe.target)
     networks = Path(stable_audio_3.networks.__path__[0])
-    paths = [Path(onnx.__file__), *sorted(networks.glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+    paths = [*target.sources, *sorted(networks.glob("*.py"))]
+    offered = [tier if isinstance(tier, str) else repr(tier) for tier in target.tiers(recipe.islands).values()]
+    choices = json.dumps([recipe.precision, recipe.graphs, str(recipe.profile), offered])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths) + choices.encode()).hexdigest()[:16]
 
 
-def build(recipe: Recipe, report: Report) -> Built:
+@contextlib.contextmanager
+def only_one(recipe: Recipe, watch: Watch) -> Generator[None]:
+    """Holds the folder for this process. Another's export is waited for: what it makes may be what is wanted."""
+    path = recipe.out.parent / f".{recipe.out.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            watch.note(f"waiting for another export to {recipe.out}")
+            lock.acquire()
+    except OSError as e:
+        raise OutputError(f"cannot write {recipe.out}: {e.strerror or e}") from e
+    try:
+        yield
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def build(recipe: Recipe, watch: Watch | None = None) -> Built:
+    watch = watch or Watch()
+    target, wanted = plan(recipe, watch)
     with _staging(recipe.out) as folder:
-        report(f"placing weights of {recipe.source.name}")
-        origin = Origin(
-            model=recipe.source.name,
-            repo=recipe.source.repo,
-            revision=recipe.source.revision,
-            digest=digest(recipe.source),
-        )
-        place(recipe.source, folder)
+        steps = _Steps(watch, 3 + len(recipe.graphs) * len(wanted) * 2)
+        steps.next(f"placing weights of {recipe.source.name}")
+        placing.place(recipe.source, folder)
         staged = models.from_folder(folder, name=recipe.source.name)
-        seconds = _convert(recipe, staged, report)
-        graphs = _compare(recipe, staged, seconds, report)
-        report("hashing")
+        seconds: dict[tuple[str, str], float] = {}
+        made = _make(recipe, target, wanted, staged, steps, seconds)
+        steps.next("hashing")
         found = Bundle(
             model=recipe.source.name,
             target=recipe.target,
-            backends=("onnx",),
-            precision=recipe.precision,
-            source=origin,
-            built_with={name: version(name) for name in TOOLS},
-            graphs=graphs,
+            backends=target.backends,
+            profile=_profile(recipe.profile, recipe.source),
+            sampling=_sampling(recipe.source),
+            measured_on=_machine(),
+            source=Origin(
+                model=recipe.source.name,
+                repo=recipe.source.repo,
+                revision=recipe.source.revision,
+                digest=placing.digest(recipe.source),
+            ),
+            built_with={name: _version(name) for name in (*TOOLS, *target.tools)},
+            tiers=made,
             files=bundle.describe(folder, _names(folder)),
-            licence=licence(recipe.source),
-            recipe=code_digest(),
+            licence=placing.licence(recipe.source),
+            recipe=code_digest(recipe),
         )
         bundle.write(folder, found)
         _publish(recipe, folder, found)
     return Built(bundle.read(recipe.out), seconds)
 
 
+class _Steps:
+    """Counts stages, so that a bar can be drawn."""
+
+    def __init__(self, watch: Watch, total: int) -> None:
+        self.watch, self._total, self._done = watch, total, 0
+
+    def next(self, what: str) -> None:
+        self.watch.stage(what, self._done / self._total)
+        self._done += 1
+
+
 def _names(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _machine() -> str:
+    flags = processor.flags()
+    units = [name for name in ("amx_int8", "amx_bf16", "amx_fp16", "avx512_bf16", "avx512_vnni") if name in flags]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor.name()}, {cores} cores" + (f", {' '.join(units)}" if units else "")
+
+
+def _sampling(source: Source) -> dict[str, Any]:
+    diffusion = source.config.raw.get("model", {}).get("diffusion", {}) if source.config.dit is not None else {}
+    return {name: diffusion[name] for name in SAMPLING if name in diffusion}
 
 
 @contextlib.contextmanager
@@ -180,106 +264,148 @@ def _staging(out: Path) -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def place(source: Source, folder: Path) -> None:
-    if source.seed is not None:
-        _write_random(source, folder)
-        return
-    for name, path in files(source).items():
-        target = folder / name
-        target.parent.mkdir(exist_ok=True)
-        try:
-            os.link(path.resolve(), target)
-        except OSError:
-            shutil.copyfile(path, target)
-    if source.config.dit is None and config.is_full(models.read_json(folder / CONFIG)):
-        # An autoencoder taken out of a full checkpoint: the bundle says that it is no more than that.
-        (folder / CONFIG).unlink()
-        _write_json(folder / CONFIG, _autoencoder_alone(source.config.raw))
-
-
-def _autoencoder_alone(raw: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: raw[key] for key in ("sample_rate", "sample_size", "audio_channels") if key in raw}
-    return {"model_type": "autoencoder", **kept, "model": raw["model"]["pretransform"]["config"]}
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-
-
-def _write_random(source: Source, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    networks = checkpoint.load(source)
-    _write_json(folder / CONFIG, dict(source.config.raw) | {RANDOM: source.seed})
-    if source.config.text is not None:
-        (folder / source.config.text.folder).mkdir()
-        _write_json(folder / source.config.text.folder / "config.json", dict(source.config.raw_text))
-    tensors: dict[Path, dict[str, torch.Tensor]] = {}
-    for prefix, part in networks.parts():
-        inside = source.config.text.folder if source.config.text and prefix == checkpoint.TEXT else ""
-        place = tensors.setdefault(folder / inside / WEIGHTS, {})
-        place |= {prefix + key: tensor.contiguous() for key, tensor in part.state_dict().items()}
-    for path, held in tensors.items():
-        save_file(held, path)
-        path.chmod(0o644)
-
-
-def _convert(recipe: Recipe, staged: Source, report: Report) -> dict[str, float]:
-    assert staged.folder is not None
+def _make(
+    recipe: Recipe,
+    target: Target,
+    wanted: Sequence[Tier],
+    staged: Source,
+    steps: _Steps,
+    seconds: dict[tuple[str, str], float],
+) -> dict[str, bundle.Tier]:
+    """Every tier, converted and compared. One that `auto` added and that misses its floor is left out, and said so."""
+    assert staged.folder is not None and recipe.profile is not None
     with torch.device("meta"):
         networks = checkpoint.build(staged.config)
-    weights = _weights(staged.folder, staged.config.text.folder if staged.config.text else None)
-    seconds: dict[str, float] = {}
-    for graph in recipe.graphs:
-        report(f"converting {graph}")
-        started = time.perf_counter()
-        onnx.convert(graph, networks, staged.config, weights, staged.folder)
-        seconds[graph] = time.perf_counter() - started
-    return seconds
-
-
-def _weights(folder: Path, text_folder: str | None) -> dict[str, Weight]:
-    found: dict[str, Weight] = {}
-    for location in [WEIGHTS, *([f"{text_folder}/{WEIGHTS}"] if text_folder else [])]:
-        stored = TensorFile(folder / location).tensors
-        found |= {name: Weight(location, tensor) for name, tensor in stored.items()}
-    return found
-
-
-def _compare(recipe: Recipe, staged: Source, seconds: dict[str, float], report: Report) -> dict[str, Graph]:
-    """One graph at a time, each with its own engine, so that no more than one is in memory beside the reference."""
-    assert staged.folder is not None
-    paths = {graph: staged.folder / f"{graph}.onnx" for graph in recipe.graphs}
+    work = Work(
+        folder=staged.folder,
+        config=staged.config,
+        networks=networks,
+        weights=placing.weights(staged.folder, staged.config.text.folder if staged.config.text else None),
+    )
+    placed = set(_names(staged.folder))
     reference = TORCH.open(staged, Options(device="cpu", precision="fp32"))
-    found: dict[str, Graph] = {}
+    gate = Gate(reference, recipe.profile)
+    made: dict[str, bundle.Tier] = {}
     try:
-        for graph, path in paths.items():
-            report(f"comparing {graph} with the torch engine")
-            started = time.perf_counter()
-            candidate = OnnxEngine(staged.config, paths, versions=BACKEND.versions())
+        for tier in wanted:
             try:
-                result = parity.compare(graph, reference, candidate, recipe.precision)
-            finally:
-                candidate.close()
-            seconds[graph] += time.perf_counter() - started
-            found[graph] = Graph(
-                file=path.name,
-                sha256=bundle.sha256(path),
-                parity_db=round(result.snr_db, 2),
-                relative_error=float(f"{result.relative_error:.3g}"),
-                sizes=result.sizes,
-            )
+                made[tier.name] = _tier(recipe, target, tier, work, gate, steps, seconds)
+            except ParityError as e:
+                named = any(word != "auto" and tiers.ask(word).meets(tier.name, tier.type) for word in recipe.precision)
+                if named or tier.name == tiers.EXACT:
+                    raise ParityError(f"precision {tier.name} ({tier.type}): {e}; nothing was published") from e
+                steps.watch.note(f"no tier {tier.name} ({tier.type}): {e}")
     finally:
         reference.close()
+    steps.next("timing")
+    speeds = _speeds(recipe, target, [tier for tier in wanted if tier.name in made], work, made)
+    made = {name: replace(tier, seconds=speeds[name]) for name, tier in made.items()}
+    kept = {file for tier in made.values() for graph in tier.graphs.values() for file in graph.files}
+    for name in set(_names(staged.folder)) - placed - kept:  # of a tier that missed its floor
+        (staged.folder / name).unlink()
+    return made
+
+
+def _tier(
+    recipe: Recipe,
+    target: Target,
+    tier: Tier,
+    work: Work,
+    gate: Gate,
+    steps: _Steps,
+    seconds: dict[tuple[str, str], float],
+) -> bundle.Tier:
+    files: dict[str, Sequence[str]] = {}
+    for graph in recipe.graphs:
+        steps.next(f"{tier.name}: converting {graph}")
+        started = time.perf_counter()
+        files[graph] = target.convert(graph, tier, work)
+        seconds[tier.name, graph] = time.perf_counter() - started
+    first = {graph: names[0] for graph, names in files.items()}
+    graphs_made: dict[str, Graph] = {}
+    for graph in recipe.graphs:
+        # One graph at a time, each with its own engine, so that no more than one is in memory beside the reference.
+        steps.next(f"{tier.name}: comparing {graph} with the torch engine")
+        started = time.perf_counter()
+        candidate = target.open(work, tier, first)
+        try:
+            result = gate.compare(graph, candidate, tier.name)
+        finally:
+            candidate.close()
+        seconds[tier.name, graph] += time.perf_counter() - started
+        graphs_made[graph] = Graph(
+            file=first[graph],
+            files=tuple(dict.fromkeys(files[graph])),
+            cosine=round(result.cosine, 9),
+            snr_db=round(result.snr_db, 2),
+            relative_error=float(f"{result.relative_error:.3g}"),
+            sizes=result.sizes,
+            more={name: float(f"{value:.3g}") for name, value in result.more.items()},
+        )
+    return bundle.Tier(type=tier.type, instructions=tier.instructions, exact=tier.exact, graphs=graphs_made, seconds={})
+
+
+def _speeds(
+    recipe: Recipe, target: Target, wanted: Sequence[Tier], work: Work, made: Mapping[str, bundle.Tier]
+) -> dict[str, dict[str, float]]:
+    """Seconds of one run of each graph at the profile's usual length. Tiers take turns, so that what else the machine
+    does is not taken for a difference between them: `auto` chooses by these numbers.
+    """
+    assert recipe.profile is not None
+    found: dict[str, dict[str, float]] = {tier.name: {} for tier in wanted}
+    for graph in recipe.graphs:
+        engines = {
+            tier.name: target.open(work, tier, {g: m.file for g, m in made[tier.name].graphs.items()})
+            for tier in wanted
+        }
+        try:
+            inputs = {name: _usual(graph, engine, recipe.profile.opt_seconds) for name, engine in engines.items()}
+            best = dict.fromkeys(engines, math.inf)
+            for turn in range(RUNS + 1):
+                for name, engine in engines.items():
+                    started = time.perf_counter()
+                    engine.run(graph, inputs[name])
+                    if turn:  # the first warms up
+                        best[name] = min(best[name], time.perf_counter() - started)
+        finally:
+            for engine in engines.values():
+                engine.close()
+        for name, seconds in best.items():
+            found[name][graph] = float(f"{seconds:.3g}")
     return found
+
+
+def _usual(graph: str, engine: Engine, seconds: float) -> Mapping[str, Any]:
+    c = engine.config
+    draw = np.random.Generator(np.random.SFC64(parity.SEED))
+    if graph == "text":
+        assert c.text is not None
+        tokens = min(16, c.text.max_tokens)
+        return graphs.text(c.text, np.zeros((1, tokens), np.int64), np.ones((1, tokens), np.int64))
+    count = parity.frames(c, seconds)
+    if graph in ("prepare", "step"):
+        assert c.dit is not None
+        context = draw.standard_normal((1, 16, c.dit.context_width), np.float32)
+        given = graphs.prepare(c, count, context, np.zeros((1, c.dit.global_width), np.float32), None)
+        if graph == "prepare":
+            return given
+        x = draw.standard_normal((1, c.dit.channels, count), np.float32)
+        step = {"x": x, "timestep": tables.timestep_features(np.ones(1, np.float32), c.dit)}
+        return {**engine.run("prepare", given), **step}
+    half = c.autoencoder.encoder if graph == "encode" else c.autoencoder.decoder
+    count = -(-min(count, parity.LONGEST_CODED) // half.latents_multiple) * half.latents_multiple
+    if graph == "encode":
+        audio = draw.standard_normal((1, c.autoencoder.channels, count * c.ratio), np.float32)
+        return graphs.encode(c, 0.1 * audio)
+    return graphs.decode(c, draw.standard_normal((1, c.autoencoder.latent_channels, count), np.float32))
 
 
 def _publish(recipe: Recipe, folder: Path, found: Bundle) -> None:
     if recipe.in_place:
         # The manifest goes first and comes last: between the two the folder is a checkpoint and no bundle.
         (recipe.out / MANIFEST).unlink(missing_ok=True)
-        for graph in found.graphs.values():
-            (folder / graph.file).replace(recipe.out / graph.file)
+        for name in _own(found):
+            (folder / name).replace(recipe.out / name)
         (folder / MANIFEST).replace(recipe.out / MANIFEST)
         return
     replaced = folder.with_suffix(".old")
@@ -294,28 +420,35 @@ def _publish(recipe: Recipe, folder: Path, found: Bundle) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def licence(source: Source) -> str:
-    """What whoever receives the bundle has to know."""
-    if source.seed is not None or source.name == "nano":
-        return "Random weights made by this project; MIT, like its code."
-    if source.repo and source.repo.startswith("stabilityai/"):
-        text = " Text encoder: Gemma Terms of Use (https://ai.google.dev/gemma/terms)." if source.config.text else ""
-        return (
-            f"Converted from https://huggingface.co/{source.repo}. "
-            f"Weights: Stability AI Community License (https://stability.ai/license).{text}"
-        )
-    where = f"https://huggingface.co/{source.repo}" if source.repo else source.name
-    return f"Converted from {where}; the licence of those weights applies."
+def _own(found: Bundle) -> Iterator[str]:
+    """The files that an export made, as against those of the checkpoint."""
+    yield from dict.fromkeys(
+        file for tier in found.tiers.values() for graph in tier.graphs.values() for file in graph.files
+    )
 
 
-def describe(recipe: Recipe) -> Sequence[str]:
+def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str]:
     """What `build` would do, in lines."""
     source = recipe.source
     lines = [f"model      {source.name}" + (f" ({source.repo}@{source.revision})" if source.repo else "")]
-    lines.append(f"target     {recipe.target}, {recipe.precision}: {', '.join(recipe.graphs)}")
+    lines.append(f"target     {recipe.target}: {', '.join(recipe.graphs)}")
+    numbers = _parameters(recipe)
+    for tier in wanted:
+        needs = f", on processors with {', '.join(tier.instructions)}" if tier.instructions else ""
+        size = numbers * {"fp32": 0, "bf16": 2, "fp16": 2, "int8": 1.03, "int4": 0.56}[tier.type]
+        about = f", about {size / 1e6:,.0f} MB" if size else ", weights as in the checkpoint"
+        lines.append(f"precision  {tier.name}: {tier.type}{about}{needs}")
+    lines.append(f"durations  {recipe.profile}")
+    lines.append(f"for        {_machine()}")
     lines.append(f"folder     {recipe.out}" + (" (in place: graphs and manifest are added)" if recipe.in_place else ""))
     if source.seed is not None:
-        lines.append(f"weights    random, of seed {source.seed}, written into the folder")
+        lines.append(f"weights    random, of seed {source.seed}, written into the folder, about {4 * numbers:,} bytes")
     elif not recipe.in_place:
-        lines += [f"file       {name}, {path.stat().st_size:,} bytes" for name, path in files(source).items()]
+        lines += [f"file       {name}, {path.stat().st_size:,} bytes" for name, path in placing.files(source).items()]
     return lines
+
+
+def _parameters(recipe: Recipe) -> int:
+    with torch.device("meta"):
+        networks = checkpoint.build(recipe.source.config)
+    return sum(tensor.numel() for _, part in networks.parts() for tensor in part.state_dict().values())

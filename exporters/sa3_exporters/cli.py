@@ -10,32 +10,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sa3_engines import bundle, models
-from sa3_engines.errors import BackendUnavailable, Cancelled, Sa3Error
+from sa3_engines import models
+from sa3_engines.bundle import Profile
+from sa3_engines.errors import BackendUnavailable, Cancelled, InvalidRequest, Sa3Error
+from sa3_engines.tiers import TIERS, TYPES
+from sa3_exporters.watch import Watch
 
 if TYPE_CHECKING:
-    from sa3_exporters.build import Built
+    from sa3_exporters.build import Built, Recipe
 
-TARGETS = ("onnx",)
+GRAPHS = ("text", "prepare", "step", "encode", "decode")
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="sa3-export",
-        description="Convert a Stable Audio 3 model into a bundle that an engine runs without PyTorch. Every graph is "
-        "compared with the PyTorch reference; nothing is published that differs.",
+        description="Convert a Stable Audio 3 model into a bundle that an engine runs without PyTorch. Every graph of "
+        "every tier of precision is compared with the PyTorch reference; nothing is published that differs by more "
+        "than its tier promises.",
     )
     p.add_argument(
         "--model", required=True, metavar="M", help="a name, a folder, owner/repository, or random:NAME[:SEED]"
     )
     p.add_argument("--revision", help="of a repository on the hub")
-    p.add_argument("--target", required=True, choices=TARGETS, help="the kind of engine to convert for")
+    p.add_argument("--target", required=True, choices=models.TARGETS, help="the kind of engine to convert for")
+    p.add_argument(
+        "--precision", default="auto", metavar="P,...", help="tiers: "
+        f"{', '.join(TIERS)}; or number types: {', '.join(TYPES)} (default: auto, which is exact, high and fast as far "
+        "as this machine can make and check them)"
+    )  # fmt: skip
+    profile = p.add_argument_group("durations", "what the bundle is compared for, and will be asked for")
+    profile.add_argument("--min-seconds", type=float, metavar="S", help="the shortest (default: 0)")
+    profile.add_argument("--opt-seconds", type=float, metavar="S", help="the usual one, whose speed is measured "
+                         "(default: 30, or the longest where that is shorter)")  # fmt: skip
+    profile.add_argument("--max-seconds", type=float, metavar="S", help="the longest (default: what the model is for)")
+    p.add_argument("--graphs", metavar="G,...", help=f"only some of {', '.join(GRAPHS)} (default: all the model has)")
+    p.add_argument(
+        "--islands", type=Path, metavar="FILE", help="which layers stay fp32 in the lower tiers, as "
+        "`python -m sa3_exporters.sensitivity` derives it from your weights (default: the built-in table)"
+    )  # fmt: skip
     p.add_argument(
         "--out", type=Path, metavar="DIR", help="the bundle's folder; the model's own folder adds graphs to it "
-        "(default: one under ~/.cache/sa3-runtime/bundles)"
+        "(default: one under ~/.cache/sa3-runtime/bundles, where the model's name finds it)"
     )  # fmt: skip
+    p.add_argument("--push", metavar="OWNER/NAME", help="then upload the bundle to this repository on the hub")
+    p.add_argument("--private", action="store_true", help="with --push: the repository is made private if it is new")
     p.add_argument("--force", action="store_true", help="export again even when the bundle is current")
-    p.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    p.add_argument(
+        "--dry-run", action="store_true", help="say what would be built, how large and for where; do nothing"
+    )
     return p
 
 
@@ -44,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except KeyboardInterrupt:
-        print("sa3-export: interrupted; nothing was published", file=sys.stderr)
+        print("\nsa3-export: interrupted; nothing was published", file=sys.stderr)
         return Cancelled.exit_code
     except Sa3Error as e:
         print(f"sa3-export: {e}", file=sys.stderr)
@@ -52,38 +75,114 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.private and not args.push:
+        raise InvalidRequest("--private says how --push makes a repository; name one with --push OWNER/NAME")
     missing = [name for name in ("torch", "onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(name)]
     if missing:
         raise BackendUnavailable(f"exporting needs {', '.join(missing)}; pip install 'sa3-runtime[export]'")
-    source = models.locate(args.model, revision=args.revision)
+    source = models.locate(args.model, revision=args.revision, bundles=False)
     from sa3_exporters import build  # imports torch
 
-    out = args.out or bundle.default_folder(args.model, args.target, "fp32")
-    recipe = build.Recipe(source=source, out=out.expanduser().absolute(), target=args.target)
+    recipe = build.Recipe(
+        source=source,
+        out=(args.out or models.bundle_folder(args.model, args.target)).expanduser().absolute(),
+        target=args.target,
+        precision=_words(args.precision),
+        graphs=_words(args.graphs or ""),
+        profile=_profile(args, source.config.longest_seconds),
+        islands=args.islands,
+    )
+    with Drawn() as watch:
+        return _export(args, recipe, watch)
+
+
+def _export(args: argparse.Namespace, recipe: Recipe, watch: Drawn) -> int:
+    from sa3_exporters import build, push
+
     build.check_target(recipe)
-    current = not args.force and build.is_current(recipe)
     if args.dry_run:
-        print("\n".join(build.describe(recipe)))
-    if current:
-        print(f"{recipe.out} is already current; --force exports it again")
-    if args.dry_run or current:
+        print("\n".join(build.describe(recipe, *build.plan(recipe, watch))))
+        if build.is_current(recipe):
+            print(f"{recipe.out} is already current; --force exports it again")
         return 0
-    started = time.perf_counter()
-
-    def report(stage: str) -> None:
-        print(f"{time.perf_counter() - started:7.1f} s  {stage}", file=sys.stderr, flush=True)
-
-    built = build.build(recipe, report)
-    print(_table(built))
-    print(f"{recipe.out}  {built.bundle.id}")
+    with build.only_one(recipe, watch):
+        if not args.force and build.is_current(recipe):
+            print(f"{recipe.out} is already current; --force exports it again")
+        else:
+            built = build.build(recipe, watch)
+            watch.close()
+            print(table(built))
+            print(f"{recipe.out}  {built.bundle.id}")
+    if args.push:
+        print(f"uploaded to {push.push(recipe.out, args.push, private=args.private, tell=watch.note)}")
     return 0
 
 
-def _table(built: Built) -> str:
-    rows = [f"{'graph':<8} {'size':>12} {'parity':>9} {'error':>9} {'time':>8}"]
-    for name, graph in built.bundle.graphs.items():
-        size, seconds = built.bundle.files[graph.file].size, built.seconds[name]
-        rows.append(f"{name:<8} {size:>12,} {graph.parity_db:>6.1f} dB {graph.relative_error:>9.1e} {seconds:>6.1f} s")
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _profile(args: argparse.Namespace, longest: float) -> Profile | None:
+    given = (args.min_seconds, args.opt_seconds, args.max_seconds)
+    if given == (None, None, None):
+        return None
+    low = args.min_seconds or 0.0
+    high = longest if args.max_seconds is None else args.max_seconds
+    usual = min(max(30.0, low), high) if args.opt_seconds is None else args.opt_seconds
+    return Profile(min_seconds=low, opt_seconds=usual, max_seconds=high)
+
+
+class Drawn(Watch):
+    """A bar on a terminal, lines in a log."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._bar = None
+
+    def __enter__(self) -> Drawn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def stage(self, what: str, done: float) -> None:
+        if not sys.stderr.isatty():
+            self._line(what)
+            return
+        from tqdm import tqdm
+
+        if self._bar is None:
+            shape = "{percentage:3.0f} % {bar:30} {elapsed}  {desc}"
+            self._bar = tqdm(total=1.0, file=sys.stderr, bar_format=shape, leave=False)
+        self._bar.n = done
+        self._bar.set_description_str(what)
+
+    def note(self, what: str) -> None:
+        if self._bar is None:
+            self._line(what)
+        else:
+            self._bar.write(what, file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _line(self, what: str) -> None:
+        print(f"{time.perf_counter() - self._started:7.1f} s  {what}", file=sys.stderr, flush=True)
+
+
+def table(built: Built) -> str:
+    rows = [
+        f"{'tier':<8} {'type':<5} {'graph':<8} {'size':>14} {'cosine':>11} {'SNR':>9} {'error':>8}"
+        f" {'one run':>9} {'time':>8}"
+    ]
+    for name, tier in built.bundle.tiers.items():
+        for graph, found in tier.graphs.items():
+            size = sum(built.bundle.files[file].size for file in found.files)
+            row = f"{name:<8} {tier.type:<5} {graph:<8} {size:>14,} {found.cosine:>11.7f} {found.snr_db:>6.1f} dB"
+            row += f" {found.relative_error:>8.1e} {1000 * tier.seconds[graph]:>6.0f} ms"
+            rows.append(f"{row} {built.seconds[name, graph]:>6.1f} s")
     return "\n".join(rows)
 
 

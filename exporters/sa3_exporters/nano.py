@@ -169,7 +169,7 @@ def write(folder: Path) -> None:
 def main(folder: Path) -> None:
     write(folder)
     source = models.from_folder(folder, name="nano")
-    build.build(build.Recipe(source=source, out=folder.absolute()), lambda _stage: None)
+    build.build(build.Recipe(source=source, out=folder.absolute(), precision=("exact",)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ latents, prompt tokens, context. Opset 18, which ONNX Runtime from 1.20 on and i
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import warnings
 from collections.abc import Generator, Mapping, Sequence
@@ -21,8 +22,14 @@ from onnxscript import opset18, optimizer
 from torch import Tensor, nn
 from torch.export import Dim
 
+from sa3_engines import onnx as engine
+from sa3_engines import quantise
 from sa3_engines.config import ModelConfig, ResamplerConfig
-from sa3_engines.tensors import Stored
+from sa3_engines.tiers import COMPACT, EXACT, FAST, HIGH
+from sa3_exporters import islands as table
+from sa3_exporters import onnx_tiers
+from sa3_exporters.parity import PREPARED
+from sa3_exporters.targets import Tier, Weight, Work
 from stable_audio_3.checkpoint import AUTOENCODER, DIT, TEXT, Networks
 from stable_audio_3.networks.dit import DiT, Masks, Prepared
 from stable_audio_3.networks.same import SAME
@@ -30,17 +37,7 @@ from stable_audio_3.networks.t5gemma import T5GemmaEncoder
 
 OPSET = 18
 op: Any = opset18
-# What `prepare` gives, named as the graphs name it, in the order of `Prepared`.
-PREPARED = ("global_embed", "keys", "values", "local_embed")
 _DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A tensor of the bundle's files; location is the file's name relative to the graphs."""
-
-    location: str
-    stored: Stored
 
 
 class Text(nn.Module):
@@ -231,23 +228,63 @@ def _half_rope(half: ResamplerConfig, latents: Size) -> tuple[int | Size, int]:
     return (latents * half.group if half.window else half.chunk_tokens, half.rope_dims)
 
 
-def convert(graph: str, networks: Networks, config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> Path:
-    """Writes GRAPH.onnx into the folder where the weights' files lie; networks are on the meta device."""
+class OnnxTarget:
+    name = "onnx"
+    backends = ("onnx",)
+    tools = ("onnx", "onnxscript", "onnxruntime")
+    sources = (
+        Path(__file__),
+        *(Path(str(module.__file__)) for module in (onnx_tiers, quantise, table)),
+    )
+
+    def why_not(self) -> str | None:
+        missing = [tool for tool in self.tools if importlib.util.find_spec(tool) is None]
+        return f"it needs {', '.join(missing)}; pip install 'sa3-runtime[export]'" if missing else None
+
+    def tiers(self, islands: Path | None = None) -> Mapping[str, Tier | str]:
+        def small(name: str, kind: str) -> Tier:
+            return Tier(name=name, type=kind, exact=table.patterns(self.name, name, islands))
+
+        return {
+            EXACT: Tier(name=EXACT, type="fp32"),
+            HIGH: "ONNX Runtime has no half precision on processors; the openvino target has",
+            # Every processor can: where it has no instructions for products of bytes, ONNX Runtime does without.
+            FAST: small(FAST, "int8"),
+            COMPACT: small(COMPACT, "int4"),
+        }
+
+    def convert(self, graph: str, tier: Tier, work: Work) -> Sequence[str]:
+        made: dict[str, ir.Model] = work.shared.setdefault("graphs", {})
+        if graph not in made:
+            made[graph] = model(graph, work.networks, work.config, work.weights)
+        if tier.name == EXACT:
+            ir.save(made[graph], work.folder / f"{graph}.onnx")
+            return (f"{graph}.onnx",)
+        written = work.shared.setdefault("written", {})
+        name = f"{graph}.{tier.type}"
+        return onnx_tiers.rewrite(made[graph].clone(), tier, work.weights, work.folder, name, written)
+
+    def open(self, work: Work, tier: Tier, files: Mapping[str, str]) -> engine.OnnxEngine:
+        paths = {graph: work.folder / file for graph, file in files.items()}
+        versions = engine.BACKEND.versions()
+        return engine.OnnxEngine(work.config, paths, versions=versions, precision=tier.type, tier=tier.name)
+
+
+def model(graph: str, networks: Networks, config: ModelConfig, weights: Mapping[str, Weight]) -> ir.Model:
+    """A graph in fp32, to be saved in the folder where the weights' files lie; networks are on the meta device."""
     wanted = plan(graph, networks, config)
     program = trace(wanted)
-    model = program.model
-    model.graph.name = graph
-    held = _detach_weights(model.graph, weights)
-    _simplify(model)
-    _linear_as_gemm(model.graph, set(held))
-    _norm_by_division(model.graph)
-    passes.RemoveUnusedNodesPass()(model)
+    made = program.model
+    made.graph.name = graph
+    held = _detach_weights(made.graph, weights)
+    _simplify(made)
+    _linear_as_gemm(made.graph, set(held))
+    _norm_by_division(made.graph)
+    passes.RemoveUnusedNodesPass()(made)
     for value, name in held.items():
-        _attach_weight(model.graph, value, name, weights[name])
-    _declare(model, wanted)
-    path = folder / f"{graph}.onnx"
-    ir.save(model, path)
-    return path
+        _attach_weight(made.graph, value, name, weights[name])
+    _declare(made, wanted)
+    return made
 
 
 def trace(wanted: Plan) -> torch.onnx.ONNXProgram:
@@ -433,3 +470,6 @@ def _declare(model: ir.Model, wanted: Plan) -> None:
     model.graph.metadata_props.clear()
     model.producer_name, model.producer_version = "sa3-export", None
     passes.NameFixPass()(model)
+
+
+TARGET = OnnxTarget()

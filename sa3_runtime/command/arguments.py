@@ -189,11 +189,22 @@ def _model(one: Command, *, adapters: bool = False) -> None:
     group.add_argument("--revision", metavar="REV", help="of a repository: branch, tag or commit (main)")
     group.add_argument("--backend", metavar="NAME", help="auto, or one that `sa3 doctor` lists (auto)")
     group.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="of the transformer (auto)")
+    group.add_argument(
+        "--precision",
+        metavar="P",
+        help="a promise: exact, high, fast (int8), compact (small in memory); or a number type: fp32, bf16, fp16, int8, "
+        "int4 (auto: the fastest that the bundle holds and that keeps what high promises)",
+    )
     group.add_argument(
         "--no-half", dest="precision", action="store_const", const="fp32", help="the same as --precision fp32"
     )
-    group.add_argument("--threads", type=int, metavar="N", help="on a CPU (the backend's choice)")
+    group.add_argument("--threads", type=int, metavar="N", help="on a CPU (as many as there are cores)")
+    group.add_argument("--cores", metavar="LIST", help="stay on these processor cores, as in 0-3,6 (all)")
+    group.add_argument(
+        "--memory",
+        choices=("normal", "low"),
+        help="low: one network in memory at a time, in the smallest precision the bundle holds; slower (normal)",
+    )
     if not adapters:
         return
     group.add_argument(

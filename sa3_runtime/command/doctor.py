@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from sa3_engines import models, selection
+from sa3_engines import bundle, models, processor, selection
 from sa3_engines.errors import BackendUnavailable, Sa3Error
 from sa3_runtime import machine
 from sa3_runtime.machine import Machine
@@ -53,9 +54,33 @@ class Auto:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TierSeen:
+    name: str
+    type: str
+    cosine: float  # the worst graph's
+    snr_db: float
+    step_seconds: float | None
+    problem: str | None = None  # why this machine cannot run it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A bundle on this machine, and what its manifest says of each tier."""
+
+    folder: str
+    problem: str | None = None  # None: its files are as they were exported
+    model: str = ""
+    backends: tuple[str, ...] = ()
+    seconds: str = ""
+    measured_on: str = ""
+    tiers: list[TierSeen] = field(default_factory=list[TierSeen])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     machine: Machine
     probes: list[Probe]
+    bundles: list[Export]
     auto: Auto
 
     @property
@@ -84,7 +109,43 @@ def examine(model: str = "nano", *, deep: bool = False, tell: Callable[[str], No
         auto = isolated(try_auto, model)
     except Failed as e:
         auto = Auto(model=model, problem=str(e))
-    return Report(machine=machine.look(), probes=probes, auto=auto)
+    tell("bundles")
+    return Report(machine=machine.look(), probes=probes, bundles=exports(deep=deep), auto=auto)
+
+
+def exports(*, deep: bool) -> list[Export]:
+    """nano's bundle and all in the cache folder; deep reads every file of them."""
+    folders = [models.HERE / "nano", *sorted((models.cache_folder() / "bundles").glob("*/"))]
+    return [_export(folder, deep=deep) for folder in folders if not folder.name.startswith(".")]
+
+
+def _export(folder: Path, *, deep: bool) -> Export:
+    try:
+        found = bundle.read(folder, deep=deep)
+    except Sa3Error as e:
+        return Export(folder=str(folder), problem=str(e))
+    have = processor.flags()
+    seen: list[TierSeen] = []
+    for name, tier in found.tiers.items():
+        missing = ", ".join(sorted(set(tier.instructions) - have))
+        seen.append(
+            TierSeen(
+                name=name,
+                type=tier.type,
+                cosine=min(graph.cosine for graph in tier.graphs.values()),
+                snr_db=min(graph.snr_db for graph in tier.graphs.values()),
+                step_seconds=tier.seconds.get("step"),
+                problem=f"this processor has no {missing}" if missing else None,
+            )
+        )
+    return Export(
+        folder=str(folder),
+        model=found.model,
+        backends=found.backends,
+        seconds=str(found.profile),
+        measured_on=found.measured_on,
+        tiers=seen,
+    )
 
 
 def survey(name: str) -> tuple[Probe, list[str]]:

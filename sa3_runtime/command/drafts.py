@@ -15,7 +15,7 @@ from sa3_runtime.request import Request
 
 INIT_NOISE_LEVEL = 0.9
 LIMITER = -1.0  # dBTP
-MODEL = ("model", "revision", "backend", "device", "precision", "threads")
+MODEL = ("model", "revision", "backend", "device", "precision", "threads", "memory")
 
 Draft = dict[str, Any]
 

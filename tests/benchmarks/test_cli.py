@@ -32,7 +32,7 @@ def test_once_prints_one_object_as_its_last_line(bench, tiny_model: Path):
         (("--model", "TINY", "--backend", "nothing"), 2),
         (("--model", "TINY", "--seconds", "1e9"), 2),
         (("--model", "TINY", "--seconds", "0"), 2),
-        (("--model", "TINY", "--backend", "torch", "--precision", "int3"), 4),
+        (("--model", "TINY", "--backend", "torch", "--precision", "int8"), 4),
         (("--model", "TINY", "--seconds", "1", "--backend", "bad-nan"), 5),
         (("--model", "TINY", "--seconds", "1", "--backend", "bad-silent"), 5),
     ],

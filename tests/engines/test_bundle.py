@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,17 @@ from typing import Any
 
 import pytest
 
-from sa3_engines import bundle
-from sa3_engines.bundle import Bundle, Graph, Origin
-from sa3_engines.errors import BundleError
+from sa3_engines import bundle, models
+from sa3_engines.bundle import Bundle, Graph, Origin, Profile, Tier
+from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest
 from sa3_engines.models import HERE
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    return place
 
 
 @pytest.fixture
@@ -26,19 +34,26 @@ def folder(tmp_path: Path) -> Path:
     files = bundle.describe(tmp_path, ["step.onnx", "model.safetensors", "text/config.json"])
     graph = Graph(
         file="step.onnx",
-        sha256=files["step.onnx"].sha256,
-        parity_db=120.5,
+        files=("step.onnx",),
+        cosine=0.99999,
+        snr_db=120.5,
         relative_error=4e-7,
         sizes=("batch 1, frames 13",),
+        more={"velocity_spread_change": 1e-4},
     )
+    exact = Tier(type="fp32", instructions=(), exact=(), graphs={"step": graph}, seconds={"step": 1.5})
+    high = replace(exact, type="bf16", instructions=("avx512_bf16",), seconds={"step": 0.7})
+    fast = replace(exact, type="int8", exact=("norm",), seconds={"step": 0.3})
     made = Bundle(
         model="small-music",
         target="onnx",
         backends=("onnx",),
-        precision="fp32",
+        profile=Profile(min_seconds=0, opt_seconds=30, max_seconds=120),
+        sampling={"diffusion_objective": "rf_denoiser"},
+        measured_on="a machine",
         source=Origin(model="small-music", repo="a/b", revision="0" * 40, digest="d"),
         built_with={"torch": "2.13"},
-        graphs={"step": graph},
+        tiers={"exact": exact, "high": high, "fast": fast},
         files=files,
         licence="free",
         recipe="r",
@@ -50,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_is_written_is_read(folder: Path):
     found = bundle.read(folder)
-    assert found.source.revision == "0" * 40 and found.graphs["step"].sizes == ("batch 1, frames 13",)
+    assert found.source.revision == "0" * 40 and found.tiers["exact"].graphs["step"].sizes == ("batch 1, frames 13",)
     assert sorted(path.name for path in folder.iterdir()) == [
         "manifest.json",
         "model.safetensors",
@@ -100,12 +115,77 @@ def test_graphs_and_small_files_are_read_every_time(folder: Path, name: str):
         bundle.read(folder)
 
 
-def test_weights_are_read_when_asked(folder: Path):
+def test_what_was_checked_before_is_read_again_only_when_asked(folder: Path, cache: Path):
     path = folder / "model.safetensors"
+    before = path.stat()
     path.write_bytes(b"WEIGHTS" * 500_000)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # somebody hides it
     bundle.read(folder)
     with pytest.raises(BundleError, match=r"model.safetensors was changed"):
         bundle.read(folder, deep=True)
+    (cache / "sa3-runtime" / "checked.json").unlink()
+    with pytest.raises(BundleError, match=r"model.safetensors was changed"):
+        bundle.read(folder)
+
+
+def test_a_file_whose_time_changed_is_read_again(folder: Path):
+    (folder / "model.safetensors").write_bytes(b"WEIGHTS" * 500_000)
+    with pytest.raises(BundleError, match=r"model.safetensors was changed"):
+        bundle.read(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"x": 3}'])
+def test_a_damaged_memory_of_checks_is_no_problem(folder: Path, cache: Path, content: str):
+    (cache / "sa3-runtime" / "checked.json").write_text(content)
+    bundle.read(folder)
+    assert json.loads((cache / "sa3-runtime" / "checked.json").read_text())
+
+
+def test_a_cache_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    bundle.read(folder)
+
+
+# Which tier is taken
+
+HAVE = frozenset({"avx2", "avx512_bf16"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "have", "taken"),
+    [
+        ("auto", HAVE, "high"),
+        ("auto", frozenset({"avx2"}), "exact"),
+        ("exact", HAVE, "exact"),
+        ("fp32", HAVE, "exact"),
+        ("bf16", HAVE, "high"),
+        ("fast", HAVE, "fast"),
+        ("int8", frozenset[str](), "fast"),
+    ],
+)
+def test_the_fastest_that_keeps_the_promise(folder: Path, asked: str, have: frozenset[str], taken: str):
+    assert bundle.choose(bundle.load(folder), asked, have)[0] == taken
+
+
+def test_a_slow_half_precision_is_not_taken(folder: Path):
+    found = bundle.load(folder)
+    slow = replace(found.tiers["high"], seconds={"step": 2.0})
+    assert bundle.choose(replace(found, tiers={**found.tiers, "high": slow}), "auto", HAVE)[0] == "exact"
+
+
+def test_a_tier_that_cannot_be_had(folder: Path):
+    found = bundle.load(folder)
+    with pytest.raises(
+        BackendUnavailable, match=r"no precision 'compact', only exact \(fp32\).*exact,high"
+    ):
+        bundle.choose(found, "compact", HAVE)
+    with pytest.raises(BackendUnavailable, match=r"high \(bf16\) .* needs avx512_bf16, which this machine's processor"):
+        bundle.choose(found, "high", {"avx2"})
+    with pytest.raises(BackendUnavailable, match=r"holds only fast .* which auto never takes"):
+        bundle.choose(replace(found, tiers={"fast": found.tiers["fast"]}), "auto", HAVE)
+    with pytest.raises(InvalidRequest, match="no precision 'best'"):
+        bundle.choose(found, "best", HAVE)
 
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -119,17 +199,24 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema=2), "of schema 2, and this version reads 1; update sa3-runtime"),
-        (lambda m: m.update(schema=0), "of schema 0, .* export the bundle again"),
+        (lambda m: m.update(schema=3), "of schema 3, and this version reads 2; update sa3-runtime"),
+        (lambda m: m.update(schema=1), "of schema 1, .* export the bundle again"),
         (lambda m: m.pop("schema"), "schema is missing"),
-        (lambda m: m.pop("precision"), "precision is missing"),
+        (lambda m: m.pop("profile"), "profile is missing"),
+        (lambda m: m["profile"].pop("max_seconds"), r"profile\.max_seconds is missing"),
         (lambda m: m.update(backends="onnx"), "backends is 'onnx', and should be of type list"),
         (lambda m: m.update(backends=[1]), "backends is not a list of texts"),
-        (lambda m: m.update(graphs=[]), "graphs is .*type dict"),
-        (lambda m: m["graphs"]["step"].pop("parity_db"), r"graphs\.step\.parity_db is missing"),
-        (lambda m: m["graphs"].update(step=3), r"graphs\.step is not an object"),
-        (lambda m: m["graphs"]["step"].update(sha256="0" * 64), "graphs.step and files disagree about step.onnx"),
-        (lambda m: m["graphs"]["step"].update(file="gone.onnx"), "disagree about gone.onnx"),
+        (lambda m: m.update(tiers=[]), "tiers is .*type dict"),
+        (lambda m: m.update(tiers={}), "tiers is empty"),
+        (lambda m: m["tiers"].update(best=m["tiers"]["exact"]), "tiers names 'best'"),
+        (lambda m: m["tiers"]["exact"]["graphs"]["step"].pop("cosine"), r"exact\.graphs\.step\.cosine is missing"),
+        (lambda m: m["tiers"]["exact"]["graphs"].update(step=3), r"tiers\.exact\.graphs\.step is not an object"),
+        (lambda m: m["tiers"]["exact"]["graphs"]["step"].update(file="x"), "opens 'x', which is not its own"),
+        (
+            lambda m: m["tiers"]["exact"]["graphs"]["step"].update(files=["x"]),
+            "names 'x', which is not among the files",
+        ),
+        (lambda m: m["tiers"]["exact"].update(seconds={"step": "quick"}), r"seconds\.step is 'quick'"),
         (lambda m: m["files"]["step.onnx"].update(size="big"), r"files\.step\.onnx\.size is 'big'"),
         (lambda m: m["files"]["step.onnx"].update(size=True), r"files\.step\.onnx\.size is True"),
         (lambda m: m["files"].update({"../x": {"size": 1, "sha256": ""}}), "'../x', which is not inside"),
@@ -153,16 +240,14 @@ def test_nano_is_as_it_was_exported():
     found = bundle.read(HERE / "nano", deep=True)
     assert found.model == "nano"
     assert set(found.graphs) == {"text", "prepare", "step", "encode", "decode"}
-    assert all(graph.parity_db > 90 for graph in found.graphs.values())
+    assert all(graph.snr_db > 90 for graph in found.tiers["exact"].graphs.values())
     on_disk = {path.relative_to(HERE / "nano").as_posix() for path in (HERE / "nano").rglob("*") if path.is_file()}
     assert on_disk == {*found.files, "manifest.json"}
-    assert sum(file.size for file in found.files.values()) < 10e6
+    assert sum(file.size for file in found.files.values()) < 12e6
 
 
-def test_exports_have_a_place_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert (
-        bundle.default_folder("small-music", "onnx", "fp32") == tmp_path / "sa3-runtime/bundles/small-music-onnx-fp32"
-    )
-    assert bundle.default_folder("random:nano:3", "onnx", "fp32").name == "random-nano-3-onnx-fp32"
-    assert bundle.default_folder("owner/repo", "onnx", "fp32").name == "owner-repo-onnx-fp32"
+def test_exports_have_a_place_of_their_own(cache: Path):
+    assert models.bundle_folder("small-music", "onnx") == cache / "sa3-runtime/bundles/small-music-onnx"
+    assert models.bundle_folder("small", "onnx") == models.bundle_folder("small-music", "onnx")
+    assert models.bundle_folder("random:nano:3", "openvino").name == "random-nano-3-openvino"
+    assert models.bundle_folder("owner/repo", "onnx").name == "owner-repo-onnx"

@@ -36,12 +36,16 @@ def test_a_named_device_is_never_replaced(checkpoint: Source):
 
 
 def test_a_named_precision_is_never_replaced(checkpoint: Source):
-    with pytest.raises(BackendUnavailable, match="no precision 'int3'"):
+    with pytest.raises(BackendUnavailable, match="no precision 'int8'"):
+        selection.open_engine(checkpoint, "torch", Options(precision="int8"))
+    with pytest.raises(InvalidRequest, match="no precision 'int3'; choose from auto, exact, high"):
         selection.open_engine(checkpoint, "torch", Options(precision="int3"))
+    with pytest.raises(InvalidRequest, match="memory 'tiny'; choose from normal, low"):
+        Options(memory="tiny")
 
 
 def test_unknown_names():
-    with pytest.raises(InvalidRequest, match="choose from auto, onnx, torch"):
+    with pytest.raises(InvalidRequest, match="choose from auto, .*onnx, torch"):
         selection.load("abacus")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,17 @@ import onnx
 import pytest
 from safetensors import safe_open
 
-from sa3_engines import adapters, bundle, config, graphs, models, tables
+from sa3_engines import adapters, bundle, config, graphs, likeness, models, tables
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.engine import GRAPHS, Engine, Options
 from sa3_engines.errors import OutputError, ParityError
 from sa3_engines.onnx import BACKEND
 from sa3_engines.tensors import TensorFile
-from sa3_exporters import build, cli, parity
+from sa3_engines.tiers import FLOORS
+from sa3_exporters import build, cli, placing
 from sa3_exporters import onnx as exporter
+from sa3_exporters.onnx import OnnxTarget
+from sa3_exporters.targets import Tier, Work
 from stable_audio_3.engine import BACKEND as TORCH
 
 TINY = ("tiny-small", "tiny-medium")
@@ -45,7 +48,7 @@ def normal(*shape: int) -> np.ndarray:
 def check(pair: tuple[Engine, Engine], graph: str, inputs: dict[str, Any]) -> None:
     expected, got = (engine.run(graph, inputs) for engine in pair)
     for name, value in expected.items():
-        assert parity.relative_error(value, got[name]) < 1e-5, (graph, name)
+        assert likeness.relative_error(value, got[name]) < 1e-5, (graph, name)
 
 
 # Sizes
@@ -72,7 +75,7 @@ def test_steps_take_any_size(pair: tuple[Engine, Engine], batch: int, frames: in
     levels = np.linspace(0.01, 1, batch, dtype=np.float32)
     step = {"x": normal(batch, dit.channels, frames), "timestep": tables.timestep_features(levels, dit)}
     expected, got = (engine.run("step", engine.run("prepare", inputs) | step)["velocity"] for engine in pair)
-    assert parity.relative_error(expected, got) < 1e-5
+    assert likeness.relative_error(expected, got) < 1e-5
 
 
 @pytest.mark.parametrize(("batch", "chunks"), [(1, 1), (1, 7), (3, 1), (3, 2)])
@@ -119,11 +122,15 @@ def test_weights_stay_in_the_checkpoints_files(bundles: Mapping[str, Path], name
 @pytest.mark.parametrize("name", TINY)
 def test_the_manifest_says_what_was_compared(bundles: Mapping[str, Path], name: str):
     found = bundle.read(bundles[name], deep=True)
-    assert (found.model, found.target, found.backends, found.precision) == (name, "onnx", ("onnx",), "fp32")
-    assert tuple(found.graphs) == GRAPHS
-    for graph in found.graphs.values():
-        assert graph.parity_db > 100 and graph.relative_error < 1e-5
-        assert any("batch 2" in size for size in graph.sizes)
+    assert (found.model, found.target, found.backends) == (name, "onnx", ("onnx",))
+    assert {tier: made.type for tier, made in found.tiers.items()} == {"exact": "fp32", "fast": "int8"}
+    assert found.graphs == GRAPHS
+    for graph in GRAPHS:
+        exact, fast = (found.tiers[tier].graphs[graph] for tier in ("exact", "fast"))
+        assert exact.snr_db > 100 and exact.relative_error < 1e-5
+        assert 1 > fast.cosine >= FLOORS["fast"] and fast.snr_db < exact.snr_db
+        assert any("batch 2" in size for size in exact.sizes) and exact.sizes == fast.sizes
+        assert all(tier.seconds[graph] > 0 for tier in found.tiers.values())
     assert {"torch", "onnx", "onnxruntime", "onnxscript", "sa3-runtime"} <= set(found.built_with)
     assert "t5gemma-b-b-ul2/model.safetensors" in found.files
 
@@ -153,7 +160,7 @@ def test_adapters_match_the_reference(bundles: Mapping[str, Path], golden: Path,
             if key in tensors:
                 engine.set_adapters([ActiveAdapter(adapter=a, strength=strength) for a in loaded])
                 got = engine.run("step", engine.run("prepare", inputs) | step)["velocity"]
-                assert parity.relative_error(tensors[key], got) < 1e-4, (path.stem, key)
+                assert likeness.relative_error(tensors[key], got) < 1e-4, (path.stem, key)
     engine.close()
 
 
@@ -164,10 +171,15 @@ def test_adapters_match_the_reference(bundles: Mapping[str, Path], golden: Path,
 def converted(bundles: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """tiny-small's bundle; from now on converting a graph copies it from there."""
 
-    def convert(graph: str, networks: object, config: object, weights: object, folder: Path) -> Path:
-        return Path(shutil.copy(bundles["tiny-small"] / f"{graph}.onnx", folder))
+    made = bundle.read(bundles["tiny-small"])
 
-    monkeypatch.setattr(exporter, "convert", convert)
+    def convert(_: object, graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
+        names = made.tiers[tier.name].graphs[graph].files
+        for name in names:
+            shutil.copy(bundles["tiny-small"] / name, work.folder)
+        return names
+
+    monkeypatch.setattr(exporter.OnnxTarget, "convert", convert)
     return bundles["tiny-small"]
 
 
@@ -203,26 +215,18 @@ def spoil(path: Path, how: str) -> None:
 def test_a_graph_that_differs_is_not_published(
     golden: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, capsys: Any
 ):
-    copy = exporter.convert
+    copy = exporter.OnnxTarget.convert
 
-    def convert(graph: str, *rest: Any) -> Path:
-        path = copy(graph, *rest)
+    def convert(target: OnnxTarget, graph: str, tier: Tier, work: Work) -> Sequence[str]:
+        names = copy(target, graph, tier, work)
         if graph == "decode":
-            spoil(path, how)
-        return path
+            spoil(work.folder / names[0], how)
+        return names
 
-    monkeypatch.setattr(exporter, "convert", convert)
+    monkeypatch.setattr(exporter.OnnxTarget, "convert", convert)
     assert export(golden, tmp_path / "out") == ParityError.exit_code
     assert "decode at batch 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_parity_fails_on_what_cannot_be_compared():
-    ones, nan = np.ones((2, 3), np.float32), np.full((2, 3), np.nan, np.float32)
-    assert np.isnan(parity.relative_error(ones, nan)) and np.isnan(parity.snr_db(ones, nan))
-    assert np.isnan(parity.relative_error(ones, ones[:, :2])) and np.isnan(parity.snr_db(ones, ones[:, :2]))
-    assert parity.relative_error(ones, ones * np.float32(1.5)) == 0.5
-    assert parity.snr_db(ones, ones * np.float32(1.1)) == pytest.approx(20, abs=1e-3)
 
 
 @pytest.mark.parametrize("before", ["nothing", "a bundle"])
@@ -234,13 +238,13 @@ def test_an_interrupt_leaves_what_was_there(
         assert export(golden, out) == 0
     listed = sorted(path.name for path in out.rglob("*"))
 
-    def convert(graph: str, *rest: Any) -> Path:
+    def convert(target: OnnxTarget, graph: str, tier: Tier, work: Work) -> Sequence[str]:
         if graph == "encode":
             raise KeyboardInterrupt
-        return copy(graph, *rest)
+        return copy(target, graph, tier, work)
 
-    copy = exporter.convert
-    monkeypatch.setattr(exporter, "convert", convert)
+    copy = exporter.OnnxTarget.convert
+    monkeypatch.setattr(exporter.OnnxTarget, "convert", convert)
     assert export(golden, out, "--force") == 130
     assert "nothing was published" in capsys.readouterr().err
     assert sorted(path.name for path in out.rglob("*")) == listed
@@ -270,7 +274,11 @@ def test_in_place_adds_graphs_and_changes_nothing_else(golden: Path, converted: 
     assert cli.main(["--model", str(folder), "--target", "onnx", "--out", str(folder)]) == 0
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert {path: after[path] for path in before} == before
-    assert {path.name for path in set(after) - set(before)} == {*(f"{g}.onnx" for g in GRAPHS), "manifest.json"}
+    assert {path.name for path in set(after) - set(before)} == {
+        "manifest.json",
+        *(f"{g}.onnx" for g in GRAPHS),
+        *(f"{g}.int8.{kind}" for g in GRAPHS for kind in ("onnx", "safetensors")),
+    }
     assert "notes.txt" not in bundle.read(folder).files
     assert BACKEND.why_not_open(models.from_folder(folder)) is None
 
@@ -301,7 +309,7 @@ def test_an_error_is_one_sentence(tmp_path: Path, capsys: Any):
 
 def test_random_weights_become_a_checkpoint(tmp_path: Path):
     source = models.locate("random:nano:5")
-    build.place(source, tmp_path)
+    placing.place(source, tmp_path)
     placed = models.from_folder(tmp_path)
     assert placed.config.raw == {**source.config.raw, models.RANDOM: 5}
     assert replace(placed.config, raw={}) == replace(source.config, raw={})
@@ -316,7 +324,7 @@ def test_an_autoencoder_out_of_a_full_checkpoint_says_so(golden: Path, tmp_path:
     full = models.from_folder(golden / "tiny-small")
     alone = config.ModelConfig(autoencoder=full.config.autoencoder, raw=full.config.raw)
     source = models.Source(name="part", config=alone, folder=full.folder)
-    build.place(source, tmp_path)
+    placing.place(source, tmp_path)
     placed = models.from_folder(tmp_path)
     assert placed.config.dit is None and placed.text_folder is None
     assert placed.config.autoencoder.decoder == full.config.autoencoder.decoder

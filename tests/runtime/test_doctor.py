@@ -13,7 +13,7 @@ from sa3_engines.errors import BadOutput
 from sa3_runtime import machine
 from sa3_runtime.cli import main
 from sa3_runtime.command import doctor
-from sa3_runtime.command.doctor import Auto, Failed, Probe, Report
+from sa3_runtime.command.doctor import Auto, Export, Failed, Probe, Report, TierSeen
 
 ONLY_NULL = "random:small-music"
 
@@ -145,7 +145,15 @@ def report(monkeypatch: pytest.MonkeyPatch) -> Report:
         seconds_to_load=0.2,
         seconds_to_make=0.5,
     )
-    found = Report(machine=looked, probes=probes, auto=auto)
+    seen = [
+        TierSeen(name="exact", type="fp32", cosine=1.0, snr_db=118.2, step_seconds=0.8),
+        TierSeen(name="high", type="bf16", cosine=0.99995, snr_db=40.1, step_seconds=0.4, problem="no units"),
+    ]
+    bundles = [
+        Export(folder="/b", model="nano", backends=("onnx",), seconds="0 to 20 s", measured_on="A CPU", tiers=seen),
+        Export(folder="/c", problem="step.onnx was changed"),
+    ]
+    found = Report(machine=looked, probes=probes, bundles=bundles, auto=auto)
     monkeypatch.setattr(doctor, "examine", lambda *_, **__: found)
     return found
 
@@ -162,6 +170,11 @@ def test_the_report_is_shown(report: Report, capsys: pytest.CaptureFixture[str])
         "backend  device  versions          result\n"
         "onnx     cpu     onnxruntime 1.31  ran: decoded in 12 ms with nano\n"
         "torch    -       -                 PyTorch is not installed\n"
+        "\n"
+        "bundle  engine  tier          likeness          one step\n"
+        "nano    onnx    exact (fp32)  1.000000, 118 dB  800 ms    for 0 to 20 s; measured on A CPU\n"
+        "nano    onnx    high (bf16)   0.999950, 40 dB   400 ms    no units\n"
+        "/c      -       -             -                 -         step.onnx was changed\n"
         "\n"
         "nano runs on onnx, cpu, fp32: loaded in 0.20 s, made 1 s of sound in 0.50 s\n"
         "  not on tensorrt: no GPU\n"
@@ -247,3 +260,14 @@ def test_another_owner_of_our_package_is_pointed_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(machine, "packages_distributions", lambda: owners)
     (warning,) = machine.look().warnings
     assert warning.startswith("stable-audio-3 also installs the package stable_audio_3")
+
+
+def test_bundles_on_this_machine_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    broken = tmp_path / "sa3-runtime" / "bundles" / "gone-onnx"
+    broken.mkdir(parents=True)
+    (broken / "step.onnx").write_text("")
+    found = doctor.exports(deep=True)
+    assert [one.model for one in found] == ["nano", ""]
+    assert [tier.name for tier in found[0].tiers] == ["exact"] and found[0].tiers[0].cosine > 0.99999
+    assert "is unfinished: there are graphs and no manifest.json" in (found[1].problem or "")

@@ -1,0 +1,233 @@
+"""The OpenVINO engine: runs a bundle's graphs in OpenVINO, on a CPU, or on Intel's GPUs and NPUs where they are.
+
+A graph is compiled when it is first used. The exact tier's graphs are the ONNX ones, with weights mapped from the
+checkpoint's own files; those of other tiers are OpenVINO's own format with smaller weights beside them. What OpenVINO
+really runs in is checked: it takes another number type or device without an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sa3_engines import bundle, mapped, openvino_weights
+from sa3_engines.adapters import ActiveAdapter
+from sa3_engines.config import ModelConfig
+from sa3_engines.engine import Inputs, Options, Outputs, Support
+from sa3_engines.errors import BackendUnavailable, BundleError, Sa3Error
+from sa3_engines.filling import Host
+from sa3_engines.models import Source
+from sa3_engines.tiers import EXACT
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, Core, InferRequest, Model
+
+Array = np.ndarray
+DEVICES = ("cpu", "gpu", "npu")
+# What a number type asks of OpenVINO. Activations are quantised while running, in groups of that many columns; 0 is
+# never. Groups of weights must hold whole groups of activations: anything else is slow.
+SETTINGS: Mapping[str, Mapping[str, str]] = {
+    "fp32": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
+    "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
+    "fp16": {"INFERENCE_PRECISION_HINT": "f16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
+    "int8": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"},
+    "int4": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(openvino_weights.GROUP4)},
+}
+_NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+
+
+class OpenVinoBackend:
+    name = "openvino"
+
+    def why_not(self, device: str = "auto") -> str | None:
+        if importlib.util.find_spec("openvino") is None:
+            return "OpenVINO is not installed; pip install 'sa3-runtime[openvino]'"
+        if device.partition(":")[0] not in ("auto", *DEVICES):
+            return f"no device {device!r}; choose from {', '.join(DEVICES)}"
+        here = self.devices()
+        if _full(device, here) in here:
+            return None
+        return f"device {device}: OpenVINO sees no such device here, only {', '.join(here)}; its driver may be missing"
+
+    def why_not_open(self, source: Source) -> str | None:
+        return bundle.why_not(source, self.name)
+
+    def devices(self) -> list[str]:
+        """As we write them: OpenVINO's GPU.1 is gpu:1."""
+        from openvino import Core
+
+        return [name.lower().replace(".", ":") for name in Core().available_devices]
+
+    def versions(self) -> Mapping[str, str]:
+        import openvino
+
+        return {"openvino": openvino.get_version().partition("-")[0]}
+
+    def open(self, source: Source, options: Options) -> OpenVinoEngine:
+        for reason in (self.why_not(options.device), self.why_not_open(source)):
+            if reason:
+                raise BackendUnavailable(reason)
+        folder, found, tier, made = bundle.opened(source, self.name, options.precision, options.memory)
+        return OpenVinoEngine(
+            source.config,
+            {name: folder / graph.file for name, graph in made.graphs.items()},
+            device=options.device,
+            threads=options.threads,
+            versions=self.versions(),
+            precision=made.type,
+            tier=tier,
+            seconds=(found.profile.min_seconds, found.profile.max_seconds),
+            low_memory=options.memory == "low",
+        )
+
+
+class OpenVinoEngine:
+    def __init__(
+        self,
+        config: ModelConfig,
+        graphs: Mapping[str, Path],
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        versions: Mapping[str, str] | None = None,
+        precision: str = "fp32",
+        tier: str = EXACT,
+        seconds: tuple[float, float] | None = None,
+        low_memory: bool = False,
+    ) -> None:
+        """graphs: the files by name, all in the folder that holds the weights; precision, tier and seconds are what
+        they were exported in and for; low_memory keeps one network in memory at a time.
+        """
+        from openvino import Core
+
+        self.config = config
+        self._graphs = graphs
+        self._device = "cpu" if device == "auto" else device
+        self._threads = threads or _cores()
+        self._precision = precision
+        self._host = Host(config, next(iter(graphs.values())).parent)
+        self._core: Core = Core()
+        self._compiled: dict[str, tuple[CompiledModel, InferRequest]] = {}
+        self._unpacked: set[str] = set()
+        self._adapters: tuple[ActiveAdapter, ...] = ()
+        self._low_memory = low_memory
+        if self._device != "cpu":
+            self._request("decode")  # find out now whether the device really runs it
+        self.support = Support(
+            backend="openvino",
+            device=self._device,
+            precision=precision,
+            tier=tier,
+            seconds=seconds,
+            graphs=frozenset(graphs),
+            adapters="step" in graphs,
+            versions=versions or {},
+        )
+
+    def constants(self) -> Mapping[str, Array]:
+        return self._host.constants()
+
+    def run(self, graph: str, inputs: Inputs) -> Outputs:
+        if graph not in self._graphs:
+            raise Sa3Error(f"this model has no graph {graph!r}")
+        out = self._run(graph, self._host.inputs(graph, inputs))
+        return self._host.beside(inputs) | out if graph == "prepare" else out
+
+    def close(self) -> None:
+        self._compiled.clear()
+
+    def adaptable(self) -> Mapping[str, tuple[int, int]]:
+        return self._host.adaptable()
+
+    def set_adapters(self, adapters: Sequence[ActiveAdapter]) -> None:
+        """Nothing changes where making the weights fails."""
+        models = {graph: self._model(graph, adapters) for graph in ("prepare", "step")} if adapters else {}
+        if adapters or self._adapters:
+            for graph in ("prepare", "step"):  # before others are compiled: never two of a graph
+                self._compiled.pop(graph, None)
+        self._adapters = tuple(adapters)
+        for graph in () if self._low_memory else tuple(models):
+            self._compile(graph, models.pop(graph))
+
+    def _run(self, graph: str, feeds: Outputs) -> Outputs:
+        model, request = self._request(graph)
+        try:
+            out = request.infer(feeds, share_inputs=True)
+        except (RuntimeError, TypeError, ValueError, KeyError) as e:
+            raise Sa3Error(f"OpenVINO failed in {graph} on {self._device}: {_first(e)}") from e
+        if graph in self._unpacked:
+            # Weights are packed for the processor when first used, and not read again: what was mapped of them can go.
+            mapped.release(self._graphs[graph].parent)
+            self._unpacked.remove(graph)
+        return {port.any_name: out[port] for port in model.outputs}
+
+    def _request(self, graph: str) -> tuple[CompiledModel, InferRequest]:
+        if graph not in self._compiled:
+            if self._low_memory:
+                self._compiled.clear()
+                mapped.trim()
+            self._compile(graph, self._model(graph, self._adapters))
+        return self._compiled[graph]
+
+    def _model(self, graph: str, adapters: Sequence[ActiveAdapter]) -> Model:
+        """Adapted weights take the form the graph has for them: quantised ones are quantised again."""
+        path = self._graphs[graph]
+        try:
+            model = self._core.read_model(path)
+        except RuntimeError as e:
+            raise BundleError(f"{path} cannot be read by OpenVINO: {_first(e)}") from e
+        if adapters:
+            openvino_weights.replace(model, self._host.merged(adapters, graph))
+        return model
+
+    def _compile(self, graph: str, model: Model) -> None:
+        path, device = self._graphs[graph], self._device.upper().replace(":", ".")
+        # Whatever the tier, a graph that was left exact is the ONNX one.
+        kind = "fp32" if path.suffix == ".onnx" else self._precision
+        settings = dict(SETTINGS[kind])
+        if device == "CPU":
+            settings |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(self._threads)}
+        else:
+            del settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"]
+        try:
+            compiled = self._core.compile_model(model, device, settings)
+            used = compiled.get_property("EXECUTION_DEVICES")
+            precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        except RuntimeError as e:
+            raise BackendUnavailable(f"OpenVINO cannot run {graph} on device {self._device}: {_first(e)}") from e
+        if not all(str(name).startswith(device) for name in used):
+            raise BackendUnavailable(f"OpenVINO was asked to run {graph} on {device} and took {', '.join(used)}")
+        if precision != settings["INFERENCE_PRECISION_HINT"]:
+            raise BackendUnavailable(
+                f"OpenVINO was asked to run {graph} in {kind} and takes {_NAMES.get(precision, precision)} on this "
+                f"{self._device}; choose another precision"
+            )
+        self._compiled[graph] = compiled, compiled.create_infer_request()
+        self._unpacked.add(graph)
+
+
+def _full(device: str, here: Sequence[str]) -> str:
+    """A kind of device stands for the first of several."""
+    if device == "auto":
+        return "cpu"
+    return f"{device}:0" if f"{device}:0" in here else device
+
+
+def _cores() -> int:
+    """The cores this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _first(error: Exception) -> str:
+    """OpenVINO's messages begin with lines about where in its sources they come from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+BACKEND = OpenVinoBackend()

@@ -1,0 +1,207 @@
+"""Graphs for OpenVINO. The exact tier is the ONNX target's, as it is; other tiers are rewritten from it into OpenVINO's
+own format, with weights in half precision or quantised, and the layers that need it marked to stay in fp32.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sa3_engines import openvino as engine
+from sa3_engines import openvino_weights, processor, quantise
+from sa3_engines.tensors import TensorFile
+from sa3_engines.tiers import COMPACT, EXACT, FAST, HIGH
+from sa3_exporters import islands as table
+from sa3_exporters.onnx import TARGET as ONNX
+from sa3_exporters.targets import Tier, Weight, Work
+
+if TYPE_CHECKING:
+    from openvino import Model, Node
+
+HALF = ("bf16", "fp16")
+# At four bits only the largest layers; the others keep eight.
+SMALLEST = re.compile(r"\.ff\.")
+# The input that what a graph works on comes from, and those that only steer it.
+STREAM = {"text": "rows", "prepare": "context", "step": "x", "encode": "audio", "decode": "latents"}
+STEERING = frozenset({"timestep", "global_embed", "global_cond"})
+# Marks in OpenVINO's files. The first keeps a layer in fp32 whatever half precision is asked for, despite its value;
+# the second keeps weights small until they are packed for the processor.
+FP32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
+SMALL = {"name": "decompression", "version": "0"}
+
+
+class OpenVinoTarget:
+    name = "openvino"
+    backends = ("openvino",)
+    tools = (*ONNX.tools, "openvino")
+    sources = (*ONNX.sources, *(Path(str(module.__file__)) for module in (engine, openvino_weights)), Path(__file__))
+
+    def why_not(self) -> str | None:
+        if importlib.util.find_spec("openvino") is None:
+            return "it needs openvino; pip install 'sa3-runtime[export,openvino]'"
+        return ONNX.why_not()
+
+    def tiers(self, islands: Path | None = None) -> Mapping[str, Tier | str]:
+        def tier(name: str, kind: str, instruction: str) -> Tier:
+            exact = table.patterns(self.name, name, islands)
+            return Tier(name=name, type=kind, instructions=(instruction,), exact=exact)
+
+        flags = processor.flags()
+        half = half_precision(flags)
+        bytes_ = next((name for name in ("avx512_vnni", "avx_vnni") if name in flags), None)
+        no_bytes = "this processor has no products of bytes (avx512_vnni, avx_vnni)"
+        return {
+            EXACT: Tier(name=EXACT, type="fp32"),
+            HIGH: tier(HIGH, *half) if half else "this processor has no half precision (avx512_bf16, avx512_fp16, amx)",
+            FAST: tier(FAST, "int8", bytes_) if bytes_ else no_bytes,
+            COMPACT: tier(COMPACT, "int4", bytes_) if bytes_ else no_bytes,
+        }
+
+    def convert(self, graph: str, tier: Tier, work: Work) -> Sequence[str]:
+        if graph not in work.shared:  # where the ONNX target keeps what it has converted
+            ONNX.convert(graph, Tier(name=EXACT, type="fp32"), work)
+        exact = f"{graph}.onnx"
+        # The text encoder takes a hundredth of a clip's time, and is known to lose tokens in half precision.
+        if tier.name == EXACT or (tier.type in HALF and graph == "text"):
+            return (exact,)
+        return _rewrite(graph, tier, work) or (exact,)
+
+    def open(self, work: Work, tier: Tier, files: Mapping[str, str]) -> engine.OpenVinoEngine:
+        paths = {graph: work.folder / file for graph, file in files.items()}
+        versions = engine.BACKEND.versions()
+        return engine.OpenVinoEngine(work.config, paths, versions=versions, precision=tier.type, tier=tier.name)
+
+
+def half_precision(flags: frozenset[str]) -> tuple[str, str] | None:
+    """The half precision to prefer and the instructions it needs. Of two that are as fast, fp16 keeps more digits."""
+    for kind, instruction in (
+        ("fp16", "amx_fp16"),
+        ("bf16", "amx_bf16"),
+        ("fp16", "avx512_fp16"),
+        ("bf16", "avx512_bf16"),
+    ):
+        if instruction in flags:
+            return kind, instruction
+    return None
+
+
+def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
+    """The files of the graph in a lower tier; none where the tier leaves all its layers in fp32."""
+    import openvino
+
+    model = openvino.Core().read_model(work.folder / f"{graph}.onnx")
+    kept = islands(model, graph, tier) if tier.type in HALF else frozenset[str]()
+    small = frozenset(_store(model, tier, work.weights, work.folder))
+    if not small:
+        return ()
+    name = f"{graph}.{tier.type}"
+    openvino.serialize(model, work.folder / f"{name}.xml", work.folder / f"{name}.bin")
+    if tier.type in HALF:
+        _mark(work.folder / f"{name}.xml", kept, small)
+    return f"{name}.xml", f"{name}.bin"
+
+
+def linears(model: Model, weights: Mapping[str, Weight]) -> Iterator[tuple[Node, str]]:
+    """Every product with a weight of the checkpoint's files that is stored rows before columns, and its name."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul" or not node.get_attributes()["transpose_b"]:
+            continue
+        held = _source(node, 1)
+        if held.get_type_name() == "Convert":
+            held = _source(held, 0)
+        key = held.get_friendly_name()
+        if held.get_type_name() == "Constant" and key in weights:
+            yield node, key
+
+
+def _store(model: Model, tier: Tier, weights: Mapping[str, Weight], folder: Path) -> Iterator[str]:
+    """Makes the weights small, and gives the names of the nodes that make them fp32 again."""
+    from openvino import opset13
+
+    files = {location: TensorFile(folder / location) for location in {weight.location for weight in weights.values()}}
+    for node, key in list(linears(model, weights)):
+        if _matches(key, tier):
+            continue
+        weight = files[weights[key].location].array(key)
+        kind = tier.type
+        if kind == "int4" and (not SMALLEST.search(key) or weight.shape[1] % openvino_weights.GROUP4):
+            kind = "int8"
+        held = {
+            suffix: openvino_weights.constant(tensor, key + suffix)
+            for suffix, tensor in openvino_weights.numbers(weight, kind).items()
+        }
+        value = opset13.convert(held[""], "f32")
+        value.set_friendly_name(f"{key}.fp32")
+        yield f"{key}.fp32"
+        if quantise.SCALE in held:
+            value = opset13.multiply(value, held[quantise.SCALE])
+        if kind == "int4":
+            value = opset13.reshape(value, opset13.constant(list(weight.shape)), special_zero=False)
+        node.input(1).replace_source_output(value.output(0))
+
+
+def _matches(key: str, tier: Tier) -> bool:
+    return any(re.search(pattern, key) for pattern in tier.exact)
+
+
+def islands(model: Model, graph: str, tier: Tier) -> frozenset[str]:
+    """The nodes that half precision leaves in fp32.
+
+    The stream that every block adds to, which loses digits with every sum: most of the error of half precision, and
+    next to none of the time. What only steers the stream, and layers that the tier names. Marks on attention would
+    not help: OpenVINO runs it as one piece in the precision of the whole.
+    """
+    found: set[str] = set()
+    depends: dict[str, frozenset[str]] = {}
+    for node in model.get_ordered_ops():
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        sources = [_source(node, i) for i in range(len(node.inputs()))]
+        if kind == "Parameter":
+            depends[name] = frozenset({node.output(0).any_name})
+            continue
+        # A shape is made of whole numbers.
+        on = frozenset[str]() if kind == "ShapeOf" else frozenset[str]().union(*(depends[_name(s)] for s in sources))
+        depends[name] = on
+        if not on or kind == "Result":
+            continue
+        weight = next((_name(s).removesuffix(".fp32") for s in sources[1:] if not depends[_name(s)]), "")
+        steers = on <= STEERING or (kind == "MatMul" and _matches(weight, tier))
+        if steers or (STREAM[graph] in on and _on_stream(node, kind, [depends[_name(s)] for s in sources])):
+            found.add(name)
+    return frozenset(found)
+
+
+def _on_stream(node: Node, kind: str, depends: Sequence[frozenset[str]]) -> bool:
+    """Sums of two things that were computed, and what takes the stream apart and together again."""
+    if node.get_output_partial_shape(0).rank.get_length() != 3:
+        return False
+    return kind in ("Slice", "Concat") or (kind == "Add" and all(depends))
+
+
+def _source(node: Node, index: int) -> Node:
+    return node.input(index).get_source_output().get_node()
+
+
+def _name(node: Node) -> str:
+    return node.get_friendly_name()
+
+
+def _mark(path: Path, fp32: frozenset[str], small: frozenset[str]) -> None:
+    """OpenVINO reads these marks from its files, and has no call that sets them."""
+    tree = ET.parse(path)
+    for layer in tree.getroot().iter("layer"):
+        name = layer.get("name")
+        marks = [mark for mark, names in ((FP32, fp32), (SMALL, small)) if name in names]
+        if marks:
+            place = layer.find("rt_info")
+            place = ET.SubElement(layer, "rt_info") if place is None else place
+            for mark in marks:
+                ET.SubElement(place, "attribute", mark)
+    tree.write(path, "utf-8", xml_declaration=True)
+
+
+TARGET = OpenVinoTarget()

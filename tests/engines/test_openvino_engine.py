@@ -1,0 +1,257 @@
+"""The OpenVINO engine on nano, whose graphs it reads as they are: against the torch engine, and its refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sa3_engines import graphs, models, selection, tables
+from sa3_engines import openvino as engines
+from sa3_engines.adapters import ActiveAdapter, Adapter
+from sa3_engines.engine import GRAPHS, Engine, Options
+from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, Sa3Error
+from sa3_engines.models import Source
+from sa3_engines.openvino import BACKEND, OpenVinoEngine
+from stable_audio_3.engine import BACKEND as TORCH
+
+openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+NANO = models.locate("nano")
+ONE = Options(threads=1)
+
+
+def opened(device: str = "cpu", *, low_memory: bool = False) -> OpenVinoEngine:
+    assert NANO.folder is not None
+    files = {graph: NANO.folder / f"{graph}.onnx" for graph in GRAPHS}
+    return OpenVinoEngine(NANO.config, files, device=device, threads=1, low_memory=low_memory)
+
+
+@pytest.fixture(scope="module")
+def nano() -> Iterator[OpenVinoEngine]:
+    engine = opened()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Engine]:
+    engine = TORCH.open(NANO, ONE)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Source:
+    """nano, as if it had been exported for this engine."""
+    folder = Path(shutil.copytree(models.HERE / "nano", tmp_path / "nano"))
+    manifest = folder / "manifest.json"
+    text = manifest.read_text().replace('"backends": [\n  "onnx"', '"backends": [\n  "openvino"')
+    manifest.write_text(text)
+    return models.from_folder(folder)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32)
+
+
+def error(expected: np.ndarray, got: np.ndarray) -> float:
+    assert expected.shape == got.shape and np.isfinite(got).all()
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def velocity(engine: Engine, frames: int = 21, **masks: np.ndarray) -> np.ndarray:
+    dit = engine.config.dit
+    assert dit is not None
+    cond = normal(1, 9, dit.context_width), normal(1, dit.global_width)
+    prepared = engine.run("prepare", graphs.prepare(engine.config, frames, *cond, None) | masks)
+    features = tables.timestep_features(np.array([0.7]), dit)
+    return engine.run("step", {**prepared, "x": normal(1, dit.channels, frames), "timestep": features})["velocity"]
+
+
+def test_nano_is_the_same_on_both_engines(nano: OpenVinoEngine, reference: Engine):
+    config = nano.config
+    assert config.text is not None
+    ids = np.arange(3, 40)[None]
+    cases = {
+        "text": graphs.text(config.text, ids, np.ones_like(ids)),
+        "encode": graphs.encode(config, 0.1 * normal(1, 2, 6 * config.ratio)),
+        "decode": graphs.decode(config, normal(1, config.autoencoder.latent_channels, 5)),
+    }
+    for graph, inputs in cases.items():
+        (expected,), (got,) = (engine.run(graph, inputs).values() for engine in (reference, nano))
+        assert error(expected, got) < 1e-5, graph
+    assert error(velocity(reference), velocity(nano)) < 1e-5
+    expected, got = reference.constants(), nano.constants()
+    assert expected.keys() == got.keys() and all(np.array_equal(expected[name], got[name]) for name in expected)
+
+
+def test_results_are_the_callers_own(nano: OpenVinoEngine):
+    """A second run leaves the first one's results alone."""
+    first = velocity(nano)
+    kept = first.copy()
+    assert not np.array_equal(velocity(nano, key_bias=-(normal(1, nano.config.dit.memory_tokens + 21) ** 2)), kept)
+    assert np.array_equal(first, kept)
+
+
+def test_masks_that_are_left_out_change_nothing(nano: OpenVinoEngine):
+    length = nano.config.dit.memory_tokens + 21
+    ones, zeros = np.ones((1, length), np.float32), np.zeros((1, length), np.float32)
+    given = {"value_gate": ones, "out_gate": ones, "key_bias": zeros, "context_bias": zeros[:, :9]}
+    assert np.array_equal(velocity(nano, **given), velocity(nano))
+
+
+def test_graphs_are_compiled_on_first_use_with_the_threads_asked_for():
+    engine = opened()
+    assert not engine._compiled
+    engine.run("decode", graphs.decode(engine.config, normal(1, 64, 1)))
+    assert set(engine._compiled) == {"decode"}
+    compiled, _ = engine._compiled["decode"]
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+    engine.close()
+    assert not engine._compiled
+
+
+def test_it_says_what_it_is(exported: Source):
+    engine, choice = selection.open_engine(exported, options=ONE)
+    assert choice.backend == "openvino"
+    support = engine.support
+    assert (support.backend, support.device, support.precision, support.tier) == ("openvino", "cpu", "fp32", "exact")
+    assert support.graphs == frozenset(GRAPHS) and support.adapters
+    assert openvino.__version__.startswith(support.versions["openvino"])
+    engine.close()
+
+
+def test_it_needs_no_torch(exported: Source, tmp_path: Path):
+    code = f"""
+import sys; sys.modules["torch"] = None; sys.modules["onnx"] = None
+import numpy as np
+from pathlib import Path
+from sa3_engines import graphs, models, selection
+engine, _ = selection.open_engine(models.from_folder(Path({str(exported.folder)!r})), "openvino")
+audio = engine.run("decode", graphs.decode(engine.config, np.ones((1, 64, 3), np.float32)))["audio"]
+assert audio.shape == (1, 2, 4 * 4096) and np.isfinite(audio).all()
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# Refusals
+
+
+def test_devices_that_are_not_here():
+    with pytest.raises(BackendUnavailable, match="no device 'abacus'; choose from cpu, gpu, npu"):
+        selection.open_engine(NANO, "openvino", Options(device="abacus"))
+    for device in {"gpu", "npu", "gpu:7"} - {name.partition(":")[0] for name in BACKEND.devices()}:
+        with pytest.raises(BackendUnavailable, match=f"device {device}: OpenVINO sees no such device here, only .*cpu"):
+            selection.open_engine(NANO, "openvino", Options(device=device))
+
+
+def test_a_device_that_does_not_start():
+    if "gpu" in {name.partition(":")[0] for name in BACKEND.devices()}:
+        pytest.skip("there is a GPU")
+    with pytest.raises(BackendUnavailable, match="OpenVINO cannot run decode on device gpu: "):
+        opened("gpu")
+
+
+def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert BACKEND.why_not() == "OpenVINO is not installed; pip install 'sa3-runtime[openvino]'"
+
+
+def test_another_precision_than_was_asked_for_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    """OpenVINO then goes on in what it has, without an error."""
+    if "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has fp16")
+    monkeypatch.setitem(engines.SETTINGS, "fp32", engines.SETTINGS["fp16"])
+    with pytest.raises(BackendUnavailable, match=r"asked to run decode in fp32 and takes .* on this cpu"):
+        opened()._request("decode")
+
+
+def test_a_bundle_for_another_engine():
+    with pytest.raises(BackendUnavailable, match="exported for onnx; run: sa3-export --model nano --target openvino"):
+        selection.open_engine(NANO, "openvino")
+
+
+def test_a_precision_the_bundle_does_not_have(exported: Source):
+    with pytest.raises(BackendUnavailable, match=r"no precision 'bf16', only exact \(fp32\)"):
+        selection.open_engine(exported, "openvino", Options(precision="bf16"))
+
+
+def test_a_graph_that_is_none(tmp_path: Path):
+    for path in (models.HERE / "nano").rglob("*.*"):
+        target = tmp_path / path.relative_to(models.HERE / "nano")
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(path, target)
+    (tmp_path / "decode.onnx").write_bytes(b"no graph")
+    engine = OpenVinoEngine(NANO.config, {"decode": tmp_path / "decode.onnx"})
+    with pytest.raises(BundleError, match=r"decode\.onnx cannot be read by OpenVINO"):
+        engine.run("decode", graphs.decode(NANO.config, normal(1, 64, 2)))
+
+
+def test_inputs_that_do_not_fit(nano: OpenVinoEngine):
+    inputs = graphs.decode(nano.config, normal(1, 64, 2))
+    with pytest.raises(Sa3Error, match="OpenVINO failed in decode on cpu"):
+        nano.run("decode", inputs | {"latents": normal(1, 63, 2)})
+    with pytest.raises(Sa3Error, match="no graph 'dream'"):
+        nano.run("dream", {})
+
+
+# Adapters
+
+
+def adapter(engine: OpenVinoEngine, *parts: str, kind: str = "lora") -> ActiveAdapter:
+    chosen = {
+        module: {"lora_A": 0.1 * normal(4, columns), "lora_B": 0.1 * normal(rows, 4)}
+        for module, (rows, columns) in engine.adaptable().items()
+        if any(part in module for part in parts)
+    }
+    assert chosen
+    made = Adapter(name="a", kind=kind, rank=4, alpha=4.0, include=None, exclude=(), modules=chosen)
+    return ActiveAdapter(adapter=made)
+
+
+@pytest.mark.parametrize("part", ["to_qkv", "cross_attn.to_kv", "preprocess_conv", "to_local_embed.2", "to_cond_embed"])
+def test_adapters_are_the_same_on_both_engines(nano: OpenVinoEngine, reference: Engine, part: str):
+    """In graphs of `prepare` and of `step`; nano's fp16 weights are rounded once more after merging."""
+    assert nano.adaptable() == reference.adaptable()
+    plain = velocity(nano)
+    for one in (nano, reference):
+        one.set_adapters([adapter(nano, part)])
+    changed = velocity(nano)
+    assert error(plain, changed) > 4e-3
+    assert error(velocity(reference), changed) < 2e-3
+    for one in (nano, reference):
+        one.set_adapters([])
+    assert np.array_equal(velocity(nano), plain)
+
+
+def test_adapters_that_fail_change_nothing(nano: OpenVinoEngine):
+    nano.set_adapters([adapter(nano, "to_qkv")])
+    before = velocity(nano)
+    wrong = adapter(nano, "to_kv")
+    module = next(iter(wrong.adapter.modules))
+    nowhere = Adapter(
+        name="b", kind="lora-xs", rank=10**6, alpha=1.0, include=None, exclude=(),
+        modules={module: {"M_xs": np.zeros((1, 1), np.float32)}},
+    )  # fmt: skip
+    with pytest.raises(InvalidRequest):
+        nano.set_adapters([ActiveAdapter(adapter=nowhere)])
+    assert np.array_equal(velocity(nano), before)
+    nano.set_adapters([])
+
+
+def test_little_memory_holds_one_network_and_keeps_adapters(nano: OpenVinoEngine):
+    engine = opened(low_memory=True)
+    for one in (engine, nano):
+        one.set_adapters([adapter(nano, "to_qkv", "to_cond_embed")])
+    assert np.array_equal(velocity(engine), velocity(nano))
+    assert set(engine._compiled) == {"step"}
+    nano.set_adapters([])
+    engine.close()

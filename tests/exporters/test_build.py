@@ -1,0 +1,110 @@
+"""Recipes before anything is converted: what will be made, what is refused, and who goes first."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sa3_engines import models
+from sa3_engines.bundle import Profile
+from sa3_engines.errors import BackendUnavailable, InvalidRequest
+from sa3_exporters import build, cli
+from sa3_exporters.build import Recipe
+from sa3_exporters.watch import Watch
+
+
+class Noted(Watch):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, what: str) -> None:
+        self.notes.append(what)
+
+
+def recipe(tmp_path: Path, **more: Any) -> Recipe:
+    return Recipe(source=models.locate("nano"), out=tmp_path / "out", **more)
+
+
+def test_auto_makes_what_can_be_made_and_says_what_cannot(tmp_path: Path):
+    watch = Noted()
+    _, made = build.plan(recipe(tmp_path), watch)
+    assert [(tier.name, tier.type) for tier in made] == [("exact", "fp32"), ("fast", "int8")]
+    assert watch.notes == ["no tier high: ONNX Runtime has no half precision on processors; the openvino target has"]
+
+
+def test_tiers_and_types_by_name(tmp_path: Path):
+    _, made = build.plan(recipe(tmp_path, precision=("compact", "int8", "exact")), Watch())
+    assert [tier.name for tier in made] == ["exact", "fast", "compact"]
+
+
+def test_a_tier_that_was_named_is_made_or_is_an_error(tmp_path: Path):
+    with pytest.raises(BackendUnavailable, match="target onnx cannot make precision high here: ONNX Runtime has no"):
+        build.plan(recipe(tmp_path, precision=("high",)), Watch())
+    with pytest.raises(BackendUnavailable, match=r"makes no precision 'fp16' here; it makes exact \(fp32\)"):
+        build.plan(recipe(tmp_path, precision=("auto", "fp16")), Watch())
+    with pytest.raises(InvalidRequest, match="no precision 'best'"):
+        build.plan(recipe(tmp_path, precision=("best",)), Watch())
+
+
+def test_profiles_go_up_and_stay_within_the_model(tmp_path: Path):
+    assert recipe(tmp_path).profile is not None
+    for low, usual, high in ((5, 3, 10), (-1, 2, 3), (1, 5, 4)):
+        with pytest.raises(InvalidRequest, match="it must go up, from 0"):
+            recipe(tmp_path, profile=Profile(min_seconds=low, opt_seconds=usual, max_seconds=high))
+    with pytest.raises(InvalidRequest, match=r"nano was made for [\d.]+ s at most, and 99 were asked"):
+        recipe(tmp_path, profile=Profile(min_seconds=1, opt_seconds=5, max_seconds=99))
+
+
+def test_some_of_the_graphs(tmp_path: Path):
+    assert recipe(tmp_path, graphs=("decode", "text")).graphs == ("text", "decode")
+    with pytest.raises(InvalidRequest, match="no graph 'sing'; it has text, prepare, step, encode, decode"):
+        recipe(tmp_path, graphs=("sing",))
+    with pytest.raises(InvalidRequest, match="step needs what prepare gives"):
+        recipe(tmp_path, graphs=("step",))
+
+
+def test_two_exports_to_one_folder_take_turns(tmp_path: Path):
+    one, watch, order = recipe(tmp_path), Noted(), list[str]()
+    begun = threading.Event()
+
+    def second() -> None:
+        begun.set()
+        with build.only_one(one, watch):
+            order.append("second")
+
+    with build.only_one(one, Noted()):
+        other = threading.Thread(target=second)
+        other.start()
+        begun.wait(10)
+        for _ in range(200):
+            if watch.notes:
+                break
+            threading.Event().wait(0.05)
+        order.append("first")
+    other.join(30)
+    assert order == ["first", "second"]
+    assert watch.notes == [f"waiting for another export to {one.out}"]
+
+
+def test_the_command_refuses_before_it_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = ("--model", "nano", "--target", "onnx", "--out", str(tmp_path / "out"))
+    assert cli.main([*out, "--private"]) == 2
+    assert "name one with --push" in capsys.readouterr().err
+    assert cli.main([*out, "--max-seconds", "500"]) == 2
+    assert "was made for" in capsys.readouterr().err
+    assert cli.main([*out, "--islands", str(tmp_path / "none.json")]) in (2, 3)
+    assert "none.json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_how_large_and_for_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = ("--model", "nano", "--target", "onnx", "--out", str(tmp_path / "out"))
+    assert cli.main([*out, "--precision", "exact,compact", "--max-seconds", "10", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "precision  exact: fp32, weights as in the checkpoint" in said
+    assert "precision  compact: int4, about" in said and "MB" in said
+    assert "durations  0 to 10 s" in said and "cores" in said
+    assert not list(tmp_path.iterdir())

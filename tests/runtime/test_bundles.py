@@ -1,0 +1,121 @@
+"""Bundles in use: found by a model's name, held to their durations, run with little memory, and for a long time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sa3_engines import models
+from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, ModelNotFound
+from sa3_engines.models import HERE
+from sa3_runtime import Pipeline, Request
+
+SHORT = Request(prompt="a bell", seconds=0.5, steps=2, seed=3)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "cache" / "sa3-runtime" / "bundles"
+
+
+def put(folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> Path:
+    """nano's bundle under another name."""
+    shutil.copytree(HERE / "nano", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_name_finds_what_was_exported_from_it(cache: Path):
+    folder = put(cache / "small-music-onnx", lambda m: m["source"].update(repo="a/b", revision="f" * 40))
+    for name in ("small-music", "small"):
+        source = models.locate(name)
+        assert (source.name, source.folder, source.bundles) == ("small-music", folder, (folder,))
+        assert (source.repo, source.revision) == ("a/b", "f" * 40)
+    with Pipeline.load("small-music") as pipeline:
+        assert pipeline.engine.support.backend == "onnx"
+        assert np.isfinite(pipeline.generate(SHORT).audio).all()
+
+
+def test_another_revision_is_not_what_was_exported(cache: Path):
+    put(cache / "owner-repo-onnx", lambda m: m["source"].update(repo="owner/repo", revision="f" * 40))
+    assert models.locate("owner/repo", revision="f" * 40).revision == "f" * 40
+    with pytest.raises(ModelNotFound):
+        models.locate("owner/repo", revision="main")
+    with pytest.raises(ModelNotFound):
+        models.locate("owner/repo", bundles=False)
+
+
+def test_a_checkpoints_own_bundles_come_with_it(cache: Path, tmp_path: Path):
+    plain = tmp_path / "mine"
+    shutil.copytree(HERE / "nano", plain, ignore=shutil.ignore_patterns("manifest.json", "*.onnx"))
+    assert models.locate(str(plain)).bundles == ()
+    folder = put(models.bundle_folder(str(plain), "onnx"))
+    source = models.locate(str(plain))
+    assert (source.folder, source.bundles) == (plain, (folder,))
+    assert models.locate("random:nano").bundles == ()
+
+
+def test_a_broken_bundle_is_named_and_not_passed_over(cache: Path):
+    folder = put(cache / "small-music-onnx", lambda m: m.pop("tiers"))
+    with pytest.raises(BundleError, match="tiers is missing"):
+        Pipeline.load("small-music", backend="onnx")
+    shutil.rmtree(folder)
+    put(folder)
+    (folder / "decode.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"decode\.onnx is 0 bytes long"):
+        Pipeline.load("small-music")
+
+
+def test_a_bundle_for_another_processor(cache: Path):
+    folder = put(cache / "small-music-onnx", lambda m: m["tiers"]["exact"].update(instructions=["abacus"]))
+    with pytest.raises(BackendUnavailable, match="exact .* needs abacus, which this machine's processor lacks"):
+        Pipeline.load(str(folder), backend="onnx")
+
+
+def test_durations_a_bundle_was_not_exported_for(cache: Path):
+    folder = put(cache / "short", lambda m: m["profile"].update(min_seconds=1, opt_seconds=2, max_seconds=3))
+    with Pipeline.load(str(folder)) as pipeline:
+        for seconds in (0.5, 4.0):
+            with pytest.raises(InvalidRequest, match=rf"{seconds:g} s were asked, .* exported for 1 to 3 s; .*--max-s"):
+                pipeline.generate(Request(prompt="a", seconds=seconds, steps=1))
+        pipeline.generate(Request(prompt="a", seconds=1.0, steps=1, seed=1))
+
+
+def test_little_memory_gives_the_same_sound():
+    """Bit for bit: what is left out are copies and caches."""
+    with Pipeline.load("nano", threads=1) as pipeline:
+        expected = pipeline.generate(SHORT).audio
+    with Pipeline.load("nano", threads=1, memory="low") as pipeline:
+        np.testing.assert_allclose(pipeline.generate(SHORT).audio, expected, rtol=0, atol=1e-5)
+    with pytest.raises(InvalidRequest, match="memory 'none'; choose from normal, low"):
+        Pipeline.load("nano", memory="none")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_flat():
+    """Over 50 clips of random lengths, after some to warm up."""
+
+    def resident() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+    draw = np.random.default_rng(5)
+    with Pipeline.load("nano") as pipeline:
+        pipeline.generate(Request(prompt="a bell", seconds=3.0, steps=1, seed=1))
+        seen: list[int] = []
+        for index in range(62):
+            seconds = float(draw.uniform(0.2, 3.0))
+            pipeline.generate(Request(prompt="a bell", seconds=seconds, steps=1, seed=index))
+            seen.append(resident())
+    assert max(seen[-10:]) <= 1.05 * max(seen[:12])

@@ -1,0 +1,88 @@
+"""The corpus makes what its captions say, the same each time, and keeps what it holds out."""
+
+import numpy as np
+import pytest
+
+from sa3_training import corpus, drums, measures, sounds, synth, tones
+from sa3_training.truths import cents
+
+
+@pytest.mark.parametrize("split", ["train", "held"])
+def test_an_example_is_a_clip_with_its_caption(split: str):
+    for seed in range(40):
+        example = corpus.example(seed, split)
+        channels, count = example.audio.shape
+        assert (channels, example.audio.dtype) == (2, np.float32)
+        assert example.seconds == count / 44100
+        assert 1 <= example.seconds <= 10
+        assert example.caption.strip() == example.caption != ""
+        assert 0.1 < np.abs(example.audio).max() < 0.8
+        assert example.truth.checks
+
+
+def test_the_same_seed_gives_the_same_example():
+    for seed in range(20):
+        first, second = corpus.example(seed), corpus.example(seed)
+        assert first.caption == second.caption
+        np.testing.assert_array_equal(first.audio, second.audio)
+    assert not np.array_equal(corpus.example(1).audio[:, :10000], corpus.example(2).audio[:, :10000])
+
+
+@pytest.fixture(scope="module")
+def plans() -> dict[str, list[corpus.Plan]]:
+    return {split: [corpus.plan(seed, split) for seed in range(1500)] for split in corpus.SPLITS}
+
+
+def test_what_is_held_out_is_never_trained_on(plans: dict[str, list[corpus.Plan]]):
+    trained, held = (
+        {p.sketch.key if p.sketch.combined else p.caption.lower() for p in plans[split]} for split in corpus.SPLITS
+    )
+    assert not trained & held
+    assert len(held) > 200
+
+
+def test_about_a_twelfth_of_the_notes_is_held_out(plans: dict[str, list[corpus.Plan]]):
+    notes = [{p.sketch.key for p in some if p.sketch.key.startswith("note ")} for some in plans.values()]
+    trained, held = map(len, notes)
+    # Of 368 notes; not each of those trained on is among so few examples.
+    assert 0.04 * 368 < held < 0.12 * 368
+    assert trained > 0.5 * 368
+
+
+def test_every_kind_is_drawn_about_as_often_as_it_weighs(plans: dict[str, list[corpus.Plan]]):
+    keys = [p.sketch.key for p in plans["train"]]
+    total = sum(kind.weight for kind in sounds.KINDS)
+    for start, name in (("note ", "note"), ("chord ", "chord"), ("loop ", "loop"), ("hit ", "hit")):
+        weight = next(kind.weight for kind in sounds.KINDS if kind.name == name) / total
+        assert sum(key.startswith(start) for key in keys) / len(keys) == pytest.approx(weight, rel=0.3)
+
+
+@pytest.mark.parametrize("instrument", tones.INSTRUMENTS)
+@pytest.mark.parametrize("midi", [36, 49, 60, 71, 84])
+def test_instruments_are_in_tune_and_do_not_alias(instrument: str, midi: int):
+    wave = tones.tone(instrument, midi, synth.samples(2))
+    assert abs(cents(measures.fundamental(wave), synth.hertz(midi))) < 15
+    assert measures.share(wave, 12500, 22050) < 1e-4
+    # Between the harmonics of a note there is nothing for aliases to hide in.
+    assert measures.noisiness(wave) < 0.2
+
+
+@pytest.mark.parametrize("instrument", [name for name in tones.INSTRUMENTS if name not in tones.PLAIN])
+def test_bright_and_dark_lie_either_side(instrument: str):
+    dark, usual, bright = (
+        measures.centroid(tones.tone(instrument, 50, synth.samples(1), colour)) for colour in ("dark", "", "bright")
+    )
+    assert dark * 1.03 < usual < bright / 1.03
+
+
+@pytest.mark.parametrize("name", drums.HITS)
+def test_a_hit_ends_and_silence_follows(name: str):
+    wave = synth.padded(drums.drum(name), synth.samples(4))
+    assert measures.rms(wave[synth.samples(2.3) :]) == 0
+    assert all(check.passes(np.stack([wave, wave]) * 0.4) for check in drums.HITS[name].checks)
+
+
+def test_noise_has_the_colour_it_is_given():
+    rng = np.random.default_rng(0)
+    assert measures.share(synth.noise(rng, 88200, synth.band(1000, 2000)), 800, 2500) > 0.9
+    assert measures.rms(synth.noise(rng, 50000, np.ones_like)) == pytest.approx(1, rel=1e-3)

@@ -1,0 +1,172 @@
+"""Every stage of the training on next to nothing: it runs, it continues exactly, and what it leaves can be used."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sa3_engines.models import CONFIG
+from sa3_runtime import Pipeline, Request
+from sa3_training import (
+    architecture,
+    autoencoding,
+    clips,
+    components,
+    distilling,
+    flow,
+    latents,
+    recipe,
+    report,
+    running,
+    tokens,
+)
+from sa3_training.__main__ import main
+from sa3_training.denoising import Denoiser
+from sa3_training.recipe import Plan
+from sa3_training.running import Stage
+
+FEW = {"steps": 2, "batch": 2}
+PATCHES = 300  # loud enough ones, both ways round, must be more than the components
+
+
+def plan(folder: Path) -> Plan:
+    return Plan(
+        folder=folder,
+        clip_shards=1,
+        latent_shards=1,
+        workers=1,
+        autoencoder=autoencoding.Options(**FEW),
+        base=flow.Options(**FEW),
+        distil=distilling.Options(**FEW, teacher_steps=2),
+        quiet=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """All stages once, on a handful of examples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clips, "SHARD", 40)
+        patch.setattr(latents, "SHARD", 12)
+        patch.setattr(components, "PATCHES", PATCHES)
+        patch.setattr(tokens, "CAPTIONS", 1500)
+        made = plan(tmp_path_factory.mktemp("runs") / "tiny")
+        recipe.distil(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "nano"
+    recipe.export(trained, folder)
+    return folder
+
+
+def stage(name: str, made: Plan, folder: Path) -> Stage:
+    model = architecture.parsed()
+    networks = architecture.build(model, 1)
+    if name == "autoencoder":
+        crops = clips.Crops(made.folder, made.clip_shards)
+        return autoencoding.Autoencoding(networks.autoencoder, model, crops, made.autoencoder)
+    data, denoiser = latents.read(made.folder, made.latent_shards), Denoiser(networks, model)
+    return (
+        flow.Flow(denoiser, data, made.base) if name == "base" else distilling.Distilling(denoiser, data, made.distil)
+    )
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "base", "distil"])
+def test_a_stage_continues_as_if_it_had_not_been_interrupted(
+    name: str, trained: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clips, "SHARD", 40)
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    first = stage(name, trained, straight)
+    running.run(first, straight, quiet=True)
+    running.run(stage(name, trained, stopped), stopped, quiet=True, stop_at=1)
+    second = stage(name, trained, stopped)
+    running.run(second, stopped, quiet=True)
+    whole, parts = (running.load(running.path_of(f, first.name)) for f in (straight, stopped))
+    assert whole["finished"] and parts["finished"]
+    assert_same(whole["stage"], parts["stage"])
+
+
+def assert_same(a: object, b: object) -> None:
+    if isinstance(a, dict):
+        assert isinstance(b, dict) and a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list):
+        assert isinstance(b, list) and len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_same(one, other)
+    elif isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor) and torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def test_every_stage_logs_its_losses(trained: Plan) -> None:
+    for name in ("autoencoder", flow.Flow.name, distilling.Distilling.name):
+        rows = [json.loads(line) for line in (trained.folder / f"{name}.jsonl").read_text().splitlines()]
+        assert rows[-1]["step"] == 2
+        assert np.isfinite(rows[-1]["loss"])
+
+
+def test_finished_stages_are_left_alone(trained: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("ran again")
+
+    monkeypatch.setattr(running, "run", refuse)
+    recipe.distil(trained)
+
+
+def test_the_bundle_says_how_it_was_trained(bundle: Path) -> None:
+    raw = json.loads((bundle / CONFIG).read_text())
+    assert raw["sa3_trained"] is True
+    assert raw["sa3_training"]["steps"] == {"autoencoder": 2, "flow": 2, "distilled": 2}
+    assert raw["model"]["diffusion"]["diffusion_objective"] == "rf_denoiser"
+
+
+def test_the_bundle_makes_sound_and_its_graphs_agree_with_torch(bundle: Path) -> None:
+    request = Request(prompt="a sine tone, note A4", seconds=1, seed=1, steps=2)
+    made: list[np.ndarray] = []
+    for engine in ("onnx", "torch"):
+        with Pipeline.load(str(bundle), engine=engine) as pipeline:
+            made.append(pipeline.generate(request).sounds[0].samples)
+    assert made[0].shape == (2, 44100)
+    assert np.abs(made[0] - made[1]).max() < 1e-3
+
+
+def test_the_base_is_exported_with_its_own_objective(trained: Plan, tmp_path: Path) -> None:
+    recipe.export(trained, tmp_path, stage=flow.Flow.name, graphs=False)
+    raw = json.loads((tmp_path / CONFIG).read_text())
+    assert raw["model"]["diffusion"]["diffusion_objective"] == "rectified_flow"
+    assert raw["sa3_training"]["steps"] == {"autoencoder": 2, "flow": 2}
+
+
+def test_a_report_shows_curves_and_sounds(
+    trained: Plan, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "SHEET", (("one kick drum", 0.5),))
+    measured = tmp_path / "quality.json"
+    tally = {"pitch": {"passed": 3, "of": 4}}
+    measured.write_text(json.dumps([{"model": "nano", "properties": tally}]))
+    report.write(trained, str(bundle), tmp_path / "page.html", measured)
+    page = (tmp_path / "page.html").read_text()
+    assert "3/4 75%" in page and page.count("<audio") == 1
+
+
+def test_a_curve_needs_two_points() -> None:
+    assert "<svg" in report.curve([(20, 1.0), (40, 0.5)], "loss")
+    assert "<svg" not in report.curve([(20, 1.0)], "loss")
+
+
+def test_options_reach_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Plan] = []
+    remember: Callable[[Plan], None] = seen.append
+    monkeypatch.setitem(__import__("sa3_training.__main__", fromlist=["STAGES"]).STAGES, "base", remember)
+    assert main(["base", "--runs", str(tmp_path), "--name", "a", "--base-steps", "7", "--device", "meta"]) == 0
+    assert seen[0].base.steps == 7 and seen[0].base.device == "meta" and seen[0].folder == tmp_path / "a"

@@ -1,0 +1,105 @@
+"""The first stage: the autoencoder learns to give back the corpus, through small latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sa3_engines import tables
+from sa3_engines.config import ModelConfig
+from sa3_training import clips, components, running, spectra
+from sa3_training.clips import Crops
+from sa3_training.optimising import Optimiser
+from sa3_training.running import State
+from stable_audio_3.networks.same import SAME
+
+SIZES = ((4096, 512), (2048, 256), (4096, 1024), (2048, 512))  # two resolutions a step, in turn
+WEIGHTS = {"spectral": 0.6, "logarithmic": 0.25, "waveform": 0.6}
+NOISE = 0.05  # at most, on latents of unit spread: what the transformer makes is never exact either
+SPREAD_MEMORY = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    steps: int = 1600
+    batch: int = 24
+    matrix_rate: float = 2e-4
+    rate: float = 4e-5
+    average: float = 0.99
+    seed: int = 1
+    device: str = "cpu"
+    frozen_encoder: bool = False
+
+
+class Autoencoding:
+    """Steps on crops. The first weights project on their principal components; training goes on from there."""
+
+    def __init__(
+        self, same: SAME, model: ModelConfig, crops: Crops, options: Options, name: str = "autoencoder"
+    ) -> None:
+        self.name, self.steps, self.options = name, options.steps, options
+        self.same, self.crops = same.to(options.device), crops
+        self.latents = clips.LATENTS
+        self.rope = rope(model, self.latents, options.device)
+        same.encoder.requires_grad_(not options.frozen_encoder)
+        same.bottleneck.requires_grad_(not options.frozen_encoder)
+        self.optimiser = Optimiser(
+            same.named_parameters(), matrix_rate=options.matrix_rate, rate=options.rate, average=options.average
+        )
+
+    def begin(self) -> None:
+        """The first weights, from the data."""
+        options, width = self.options, self.same.encoder.layers[0].get_parameter("new_tokens").shape[2]
+        found = components.principal(self.crops, self.same.patch, width, options.seed)
+        components.begin(self.same, found.to(options.device))
+        with torch.no_grad():
+            latents = self.same.encode(self.batch(running.generator(options.seed, -1), 8 * options.batch), self.rope)
+            components.balance(self.same, latents.std((0, 2)))
+            latents = self.same.encode(self.batch(running.generator(options.seed, -1), 8 * options.batch), self.rope)
+            self.same.bottleneck.running_std.mul_(latents.std())
+        self.optimiser.forget()
+
+    def batch(self, draw: torch.Generator, count: int) -> Tensor:
+        chosen = torch.randint(0, len(self.crops), (count,), generator=draw).tolist()
+        swapped = torch.randint(0, 2, (count,), generator=draw).tolist()
+        audio = torch.from_numpy(np.stack([self.crops[i] for i in chosen])).float() / 32767
+        audio = torch.stack([one.flip(0) if flip else one for one, flip in zip(audio, swapped, strict=True)])
+        return audio.to(self.options.device)
+
+    def step(self, index: int) -> Mapping[str, float]:
+        if index == 0:
+            self.begin()
+        draw = running.generator(self.options.seed, index)
+        audio = self.batch(draw, self.options.batch)
+        latents = self.same.encode(audio, self.rope)
+        sigma = NOISE * torch.rand(len(audio), 1, 1, generator=draw).to(audio.device)
+        noise = torch.randn(latents.shape, generator=draw).to(audio.device)
+        made = self.same.decode(latents + sigma * noise, self.rope)
+        losses = spectra.loss(made, audio, SIZES[index % len(SIZES)], draw)
+        total = sum((WEIGHTS[name] * value for name, value in losses.items()), audio.new_zeros(()))
+        norm = self.optimiser.step(total, running.rate(index, self.steps), index)
+        self._follow(latents)
+        return {"loss": float(total.detach()), "norm": norm} | {k: float(v.detach()) for k, v in losses.items()}
+
+    @torch.no_grad()
+    def _follow(self, latents: Tensor) -> None:
+        """The bottleneck divides by the spread it has seen."""
+        if not self.options.frozen_encoder:
+            held = self.same.bottleneck.running_std
+            held.lerp_(held * latents.std(), 1 - SPREAD_MEMORY)
+
+    def state(self) -> State:
+        return {"same": self.same.state_dict(), "optimiser": self.optimiser.state()}
+
+    def restore(self, state: State) -> None:
+        self.same.load_state_dict(state["same"])
+        self.optimiser.restore(state["optimiser"])
+
+
+def rope(model: ModelConfig, latents: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    cos, sin = tables.resampler_rope(model.autoencoder.encoder, latents)
+    return torch.from_numpy(cos.copy()).to(device), torch.from_numpy(sin.copy()).to(device)

@@ -1,0 +1,91 @@
+"""The third stage: the transformer learns to be right in the few steps the pipeline takes.
+
+At every noise level of the sampler's schedule it is shown where its own guided path, taken in small steps, would
+end, and learns to say so at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sa3_runtime import schedule
+from sa3_training import flow, running
+from sa3_training.denoising import Asked, Denoiser
+from sa3_training.latents import Dataset
+from sa3_training.optimising import Optimiser
+from sa3_training.running import State
+
+LEVELS = schedule.build(8, 1.0, None, np.ones(1))[0]  # of the default request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    steps: int = 600
+    batch: int = 24
+    matrix_rate: float = 5e-4
+    rate: float = 3e-4
+    average: float = 0.99
+    guidance: float = 2.0
+    path: int = 10  # small steps from pure noise; fewer from further on
+    seed: int = 3
+    device: str = "cpu"
+
+
+class Distillation:
+    name = "distilled"
+
+    def __init__(self, student: Denoiser, teacher: Denoiser, data: Dataset, options: Options) -> None:
+        """Both begin as the flow stage left them."""
+        self.student, self.teacher = student.to(options.device), teacher.to(options.device).requires_grad_(False)
+        self.options, self.steps = options, options.steps
+        asks = flow.Options(batch=options.batch, dropped=0.0, full_padding=0.3, device=options.device)
+        self.batches = flow.Batches(data, student.model, asks)
+        self.optimiser = Optimiser(
+            student.named_parameters(), matrix_rate=options.matrix_rate, rate=options.rate, average=options.average
+        )
+
+    def step(self, index: int) -> Mapping[str, float]:
+        draw = running.generator(self.options.seed, index)
+        batch = self.batches.make(draw)
+        x0 = batch.latents
+        level = index % (len(LEVELS) - 1)
+        t = float(LEVELS[level])
+        x = (1 - t) * x0 + t * torch.randn(x0.shape, generator=draw).to(x0.device)
+        end = self.path(x, t, level, batch.asked)
+        levels = torch.full((len(x),), t)
+        found = x - t * self.student(x, levels, batch.asked)
+        loss = ((found - end).square() * batch.weight).mean() / batch.weight.mean()
+        share = running.rate(index, self.steps, warm=30, fall=0.6)
+        norm = self.optimiser.step(loss, share, index)
+        truth = ((found.detach() - x0).square() * batch.weight).mean() / batch.weight.mean()
+        return {"loss": float(loss.detach()), "truth": float(truth), "norm": norm}
+
+    @torch.no_grad()
+    def path(self, x: Tensor, t: float, level: int, asked: Asked) -> Tensor:
+        """The end of the teacher's way from x at noise level t, by Euler's method."""
+        begin = 1 - level / (len(LEVELS) - 1)
+        count = max(2, round(self.options.path * begin))
+        line = np.linspace(begin, 0, count + 1, dtype=np.float32)[None]
+        levels = schedule.shifted(line, None, np.ones(1))[0]
+        levels[0] = t
+        without = replace(asked, dropped=torch.ones(len(x), dtype=torch.bool, device=x.device))
+        for now, then in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+            at = torch.full((len(x),), now)
+            velocity = self.teacher(x, at, asked)
+            if self.options.guidance != 1 and now > 0.3:
+                plain = self.teacher(x, at, without)
+                velocity = plain + self.options.guidance * (velocity - plain)
+            x = x + (then - now) * velocity
+        return x
+
+    def state(self) -> State:
+        return {"denoiser": self.student.state_dict(), "optimiser": self.optimiser.state()}
+
+    def restore(self, state: State) -> None:
+        self.student.load_state_dict(state["denoiser"])
+        self.optimiser.restore(state["optimiser"])

@@ -1,0 +1,139 @@
+"""The second stage: rectified flow. The transformer and the text encoder learn together what the corpus sounds like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sa3_engines.config import ModelConfig
+from sa3_runtime import lengths, schedule
+from sa3_training import running
+from sa3_training.denoising import Asked, Denoiser, nothing_kept
+from sa3_training.latents import Dataset
+from sa3_training.optimising import Optimiser
+from sa3_training.running import State
+
+PADDING_SECONDS = 6.0  # what the pipeline makes more than was asked for
+FEWER_PADDING = 6  # latents; most batches have no more, since silence teaches little
+TAIL_WEIGHT = 0.25  # of a latent beyond the duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    steps: int = 6000
+    batch: int = 32
+    matrix_rate: float = 3e-3
+    rate: float = 2e-3
+    average: float = 0.998
+    dropped: float = 0.1
+    inpainted: float = 0.15
+    full_padding: float = 0.1
+    seed: int = 2
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Batch:
+    latents: Tensor  # (items, channels, frames)
+    asked: Asked
+    weight: Tensor  # (items, 1, frames)
+
+
+class Batches:
+    """Batches of clips of about one length, by number: a batch is the same whenever it is asked for."""
+
+    def __init__(self, data: Dataset, model: ModelConfig, options: Options) -> None:
+        self.data, self.model, self.options = data, model, options
+        self.order = np.argsort(data.seconds, kind="stable")
+
+    def make(self, draw: torch.Generator, *, full: bool | None = None) -> Batch:
+        options, data = self.options, self.data
+        first = int(torch.randint(0, len(data), (), generator=draw))
+        reach = max(options.batch, len(data) // 6)
+        low = min(max(0, first - reach // 2), max(0, len(data) - reach))
+        near = torch.randint(low, min(low + reach, len(data)), (options.batch,), generator=draw).numpy()
+        chosen = self.order[near]
+        padding = PADDING_SECONDS
+        if not (full if full is not None else _chance(draw, options.full_padding)):
+            padding = float(FEWER_PADDING * self.model.ratio / self.model.sample_rate)
+        seconds = data.seconds[chosen]
+        frames = lengths.frames(self.model, [float(s) for s in seconds], padding, self.model.sample_size)
+        canvas = torch.from_numpy(np.stack([data.canvas(int(i), frames) for i in chosen])).transpose(1, 2)
+        sounding = torch.from_numpy(lengths.effective(self.model, [float(s) for s in seconds]))
+        inside = torch.arange(frames)[None] < sounding[:, None]
+        local = nothing_kept(len(chosen), canvas.shape[1])
+        if _chance(draw, 2 * options.inpainted):
+            kept = self._kept(inside, draw)
+            local = torch.cat((kept, canvas * kept), dim=1)
+        dropped = torch.rand(len(chosen), generator=draw) < options.dropped
+        to = options.device
+        ids = torch.from_numpy(data.ids[chosen].astype(np.int64))
+        return Batch(
+            canvas.to(to),
+            Asked(ids.to(to), seconds, local.to(to), dropped.to(to)),
+            torch.where(inside, 1.0, TAIL_WEIGHT)[:, None].to(to),
+        )
+
+    def _kept(self, inside: Tensor, draw: torch.Generator) -> Tensor:
+        """(items, 1, frames): of half the items a beginning, or all but a part of it, is given."""
+        items, frames = inside.shape
+        when = torch.arange(frames)[None] / inside.sum(1, keepdim=True)
+        low, high = torch.rand(items, 2, generator=draw).sort(dim=1).values.unbind(1)
+        high = torch.where(torch.rand(items, generator=draw) < 0.5, 2.0, high)
+        kept = inside & ~((when >= low[:, None]) & (when < high[:, None]))
+        kept &= torch.rand(items, 1, generator=draw) < 0.5
+        return kept[:, None].float()
+
+
+def _chance(draw: torch.Generator, share: float) -> bool:
+    return float(torch.rand((), generator=draw)) < share
+
+
+def noise_levels(count: int, draw: torch.Generator) -> Tensor:
+    """As the sampler's: most of its steps are near 1, and the first is at it."""
+    u = torch.rand(count, generator=draw)
+    shifted = schedule.shifted(u[:, None].numpy(), None, np.ones(count))[:, 0]
+    levels = torch.from_numpy(np.ascontiguousarray(shifted))
+    kind = torch.rand(count, generator=draw)
+    return torch.where(kind < 0.1, 1.0, torch.where(kind < 0.25, torch.rand(count, generator=draw), levels))
+
+
+class Flow:
+    name = "flow"
+
+    def __init__(self, denoiser: Denoiser, data: Dataset, options: Options) -> None:
+        self.denoiser, self.options, self.steps = denoiser.to(options.device), options, options.steps
+        self.batches = Batches(data, denoiser.model, options)
+        self.optimiser = Optimiser(
+            denoiser.named_parameters(), matrix_rate=options.matrix_rate, rate=options.rate, average=options.average
+        )
+
+    def step(self, index: int) -> Mapping[str, float]:
+        draw = running.generator(self.options.seed, index)
+        batch = self.batches.make(draw)
+        x0 = batch.latents
+        t = noise_levels(len(x0), draw).to(x0.device)
+        noise = torch.randn(x0.shape, generator=draw).to(x0.device)
+        x = (1 - t)[:, None, None] * x0 + t[:, None, None] * noise
+        error = (self.denoiser(x, t, batch.asked) - (noise - x0)).square() * batch.weight
+        each = error.mean((1, 2)) / batch.weight.mean((1, 2))
+        loss = each.mean()
+        norm = self.optimiser.step(loss, running.rate(index, self.steps), index)
+        high = t > 0.95
+        return {
+            "loss": float(loss.detach()),
+            "high": float(each.detach()[high].mean()) if bool(high.any()) else float(loss.detach()),
+            "low": float(each.detach()[~high].mean()) if bool((~high).any()) else float(loss.detach()),
+            "norm": norm,
+        }
+
+    def state(self) -> State:
+        return {"denoiser": self.denoiser.state_dict(), "optimiser": self.optimiser.state()}
+
+    def restore(self, state: State) -> None:
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.optimiser.restore(state["optimiser"])

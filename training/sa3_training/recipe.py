@@ -1,0 +1,155 @@
+"""All of the training, stage after stage, each continued where an earlier run of it ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sa3_training import architecture, autoencoding, clips, corpus, distilling, flow, latents, running, shipping, tokens
+from sa3_training.denoising import Denoiser
+from stable_audio_3.checkpoint import Networks
+from stable_audio_3.networks.same import SAME
+
+SEED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is made, from how much, and where. The defaults are what the shipped model was made with."""
+
+    folder: Path
+    clip_shards: int = 24
+    latent_shards: int = 80
+    workers: int = 2
+    autoencoder: autoencoding.Options = field(default_factory=autoencoding.Options)
+    base: flow.Options = field(default_factory=flow.Options)
+    distil: distilling.Options = field(default_factory=distilling.Options)
+    quiet: bool = False
+
+
+def tokenizer(plan: Plan) -> Tokenizer:
+    path = plan.folder / "tokenizer.json"
+    if not path.is_file():
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        learned = tokens.learn(corpus.captions(tokens.CAPTIONS))
+        partial = path.with_suffix(".partial")
+        partial.write_text(learned.to_str(pretty=False), "utf-8")
+        partial.replace(path)
+    return Tokenizer.from_file(str(path))
+
+
+def autoencoder(plan: Plan) -> None:
+    if running.finished(plan.folder, "autoencoder"):
+        return
+    _shards(plan, "clips", plan.clip_shards, _clips)
+    model = architecture.parsed()
+    same = architecture.build(model, SEED).autoencoder
+    crops = clips.Crops(plan.folder, plan.clip_shards)
+    running.run(autoencoding.Autoencoding(same, model, crops, plan.autoencoder), plan.folder, quiet=plan.quiet)
+
+
+def base(plan: Plan) -> None:
+    if running.finished(plan.folder, flow.Flow.name):
+        return
+    autoencoder(plan)
+    tokenizer(plan)  # once, before every worker wants it
+    _shards(plan, "latents", plan.latent_shards, _latents)
+    model = architecture.parsed()
+    denoiser = Denoiser(architecture.build(model, SEED), model)
+    data = latents.read(plan.folder, plan.latent_shards)
+    running.run(flow.Flow(denoiser, data, plan.base), plan.folder, quiet=plan.quiet)
+
+
+def distil(plan: Plan) -> None:
+    if running.finished(plan.folder, distilling.Distilling.name):
+        return
+    base(plan)
+    model = architecture.parsed()
+    teacher = Denoiser(architecture.build(model, SEED), model)
+    _load_average(teacher, running.load(running.path_of(plan.folder, flow.Flow.name))["stage"], "denoiser")
+    data = latents.read(plan.folder, plan.latent_shards)
+    running.run(distilling.Distilling(teacher, data, plan.distil), plan.folder, quiet=plan.quiet)
+
+
+def networks(plan: Plan, stage: str) -> tuple[Networks, dict[str, int]]:
+    """The averaged weights after a stage, and how many steps each part was trained for."""
+    model = architecture.parsed()
+    made = architecture.build(model, SEED)
+    steps: dict[str, int] = {}
+    state = running.load(running.path_of(plan.folder, "autoencoder"))
+    _load_average(made.autoencoder, state["stage"], "same")
+    steps["autoencoder"] = int(state["step"])
+    for name in (flow.Flow.name, distilling.Distilling.name):
+        path = running.path_of(plan.folder, name)
+        if name == stage or path.is_file():
+            state = running.load(path)
+            steps[name] = int(state["step"])
+        if name == stage:
+            break
+    _load_average(Denoiser(made, model), state["stage"], "denoiser")
+    return made, steps
+
+
+def export(plan: Plan, out: Path, *, stage: str = distilling.Distilling.name, graphs: bool = True) -> None:
+    """A stage's checkpoint, and beside it the graphs."""
+    made, steps = networks(plan, stage)
+    few = stage == distilling.Distilling.name
+    objective = "rf_denoiser" if few else "rectified_flow"
+    shipping.write(out, made, tokenizer(plan), shipping.origin(steps), objective=objective)
+    if graphs:
+        shipping.bundle(out, "nano" if few else "nano-base")
+
+
+def encoder(plan: Plan) -> SAME:
+    same = architecture.build(architecture.parsed(), SEED).autoencoder
+    _load_average(same, running.load(running.path_of(plan.folder, "autoencoder"))["stage"], "same")
+    return same.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _load_average(module: nn.Module, state: dict[str, Any], key: str) -> None:
+    """The average where there is one; what was not trained has none."""
+    module.load_state_dict(state[key])
+    averaged: Sequence[Tensor] = state["optimiser"]["averaged"]
+    trained = [p for p in module.parameters() if p.numel()]
+    if len(averaged) < len(trained):  # the encoder was left as it is
+        frozen = ("encoder.", "bottleneck.")
+        trained = [p for name, p in module.named_parameters() if p.numel() and not name.startswith(frozen)]
+    for p, mean in zip(trained, averaged, strict=bool(averaged)):
+        p.copy_(mean)
+
+
+def _shards(plan: Plan, what: str, count: int, make: Callable[[Plan, int], None]) -> None:
+    """Made by several processes; what is there already costs nothing."""
+    if plan.workers <= 1:
+        for index in tqdm(range(count), desc=what, disable=plan.quiet):
+            make(plan, index)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(plan.workers, mp_context=context, initializer=_one_thread) as pool:
+        waiting = [pool.submit(make, plan, index) for index in range(count)]
+        for done in tqdm(as_completed(waiting), total=count, desc=what, disable=plan.quiet):
+            done.result()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+def _clips(plan: Plan, index: int) -> None:
+    clips.write(plan.folder, [index])
+
+
+def _latents(plan: Plan, index: int) -> None:
+    if not latents.shard_path(plan.folder, index).is_file():
+        latents.write(plan.folder, [index], encoder(plan), architecture.parsed(), tokenizer(plan))
