@@ -193,9 +193,7 @@ def _doctor(args: Namespace) -> int:
         _out(json.dumps(asdict(report) | {"healthy": report.healthy}))
     else:
         _out(
-            "\n\n".join(
-                (_machine(report.machine), _probes(report.probes), _bundles(report.bundles), _verdict(report))
-            )
+            "\n\n".join((_machine(report.machine), _probes(report.probes), _bundles(report.bundles), _verdict(report)))
         )
     return 0 if report.healthy else BackendUnavailable.exit_code
 

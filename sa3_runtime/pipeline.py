@@ -129,7 +129,9 @@ class Pipeline:
         if threads is not None and threads < 1:
             raise InvalidRequest(f"threads {threads}; it must be 1 or more")
         source = models.locate(model, revision=revision)
-        return cls.open(source, backend=backend, options=Options(device=device, precision=precision, threads=threads, memory=memory))
+        return cls.open(
+            source, backend=backend, options=Options(device=device, precision=precision, threads=threads, memory=memory)
+        )
 
     @classmethod
     def open(cls, source: models.Source, *, backend: str = "auto", options: Options | None = None) -> Pipeline:

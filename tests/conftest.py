@@ -31,6 +31,7 @@ class Words:
     def ids(self, prompt: str) -> list[int]:
         return [1 + sum(map(ord, word)) % 200 for word in prompt.split()]
 
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What somebody exported on this machine is found by a model's name, and must not be found here."""

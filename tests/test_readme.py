@@ -10,23 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from sa3_exporters import cli
 from sa3_runtime.command import arguments
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [
+TYPED = [
     shlex.split(part, comments=True)
     for language, text in BLOCKS
     if not language
     for line in text.splitlines()
     for part in line.split("&&")
-    if part.strip().startswith("sa3 ")
 ]
+COMMANDS = [words for words in TYPED if words[:1] == ["sa3"]]
+EXPORTS = [words for words in TYPED if words[:1] == ["sa3-export"]]
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) >= 7
+    assert len(COMMANDS) >= 7 and len(EXPORTS) >= 3
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -34,9 +36,14 @@ def test_every_command_parses(command: list[str]):
     arguments.parse(command[1:])
 
 
+@pytest.mark.parametrize("command", EXPORTS, ids=" ".join)
+def test_every_export_parses(command: list[str]):
+    cli.parser().parse_args(command[1:])
+
+
 def test_the_commands_run(tmp_path: Path):
     """But for those on models that must be downloaded, and what is made from their output."""
-    needs = {"small-sfx", "rain.json", "small-music-onnx"}
+    needs = {"small-sfx", "rain.json", "small-music", "my-bundle"}
     local = [c for c in COMMANDS if not needs & set(c)]
     assert len(local) >= 5
     for command in local:

@@ -123,7 +123,9 @@ def why_not(source: Source, backend: str) -> str | None:
         return None
     export = f"run: sa3-export --model {_asked(source)} --target {backend}"
     if not source.bundles:
-        what = "random weights are graphs only once exported" if source.folder is None else f"{source.folder} is no bundle"
+        what = (
+            "random weights are graphs only once exported" if source.folder is None else f"{source.folder} is no bundle"
+        )
         return f"{what}; {export}"
     folder = source.bundles[0]
     return f"{folder} was exported for {', '.join(load(folder).backends)}; {export}"

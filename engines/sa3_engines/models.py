@@ -118,7 +118,9 @@ def locate(model: str, *, revision: str | None = None, bundles: bool = True) -> 
     """
     exported = _exported(ALIASES.get(model, model), revision) if bundles else ()
     if exported and not model.startswith("random:") and model != "nano" and not Path(model).expanduser().is_dir():
-        return replace(from_folder(exported[0], name=ALIASES.get(model, model)), bundles=exported, **_origin(exported[0]))
+        return replace(
+            from_folder(exported[0], name=ALIASES.get(model, model)), bundles=exported, **_origin(exported[0])
+        )
     source = _checkpoint(model, revision)
     return replace(source, bundles=(*source.bundles, *(f for f in exported if f != source.folder)))
 

@@ -146,10 +146,10 @@ class OpenVinoEngine:
 
     def set_adapters(self, adapters: Sequence[ActiveAdapter]) -> None:
         """Nothing changes where making the weights fails."""
-        models = {graph: self._model(graph, adapters) for graph in ("prepare", "step")} if adapters else {}
-        if adapters or self._adapters:
-            for graph in ("prepare", "step"):  # before others are compiled: never two of a graph
-                self._compiled.pop(graph, None)
+        changing = [graph for graph in ("prepare", "step") if graph in self._graphs and (adapters or self._adapters)]
+        models = {graph: self._model(graph, adapters) for graph in changing}
+        for graph in changing:  # before others are compiled: never two of a graph
+            self._compiled.pop(graph, None)
         self._adapters = tuple(adapters)
         for graph in () if self._low_memory else tuple(models):
             self._compile(graph, models.pop(graph))

@@ -33,7 +33,7 @@ from sa3_engines.engine import GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import CONFIG, MANIFEST, Source
 from sa3_exporters import parity, placing, targets
-from sa3_exporters.parity import Gate
+from sa3_exporters.parity import Gate, Parity
 from sa3_exporters.targets import Target, Tier, Work
 from sa3_exporters.watch import Watch
 from stable_audio_3 import checkpoint
@@ -321,20 +321,23 @@ def _tier(
         started = time.perf_counter()
         files[graph] = target.convert(graph, tier, work)
         seconds[tier.name, graph] = time.perf_counter() - started
-    first = {graph: names[0] for graph, names in files.items()}
     graphs_made: dict[str, Graph] = {}
     for graph in recipe.graphs:
         # One graph at a time, each with its own engine, so that no more than one is in memory beside the reference.
         steps.next(f"{tier.name}: comparing {graph} with the torch engine")
         started = time.perf_counter()
-        candidate = target.open(work, tier, first)
         try:
-            result = gate.compare(graph, candidate, tier.name)
-        finally:
-            candidate.close()
+            result = _compared(graph, target, tier, work, gate, files)
+        except ParityError as e:
+            if tier.name == tiers.EXACT or graph in ("prepare", "step"):
+                raise
+            # The transformer is what a tier is for: another graph may stay as it is, and keep the promise.
+            steps.watch.note(f"{graph} stays exact in tier {tier.name}: {e}")
+            files[graph] = target.convert(graph, targets.exact(target), work)
+            result = _compared(graph, target, tier, work, gate, files)
         seconds[tier.name, graph] += time.perf_counter() - started
         graphs_made[graph] = Graph(
-            file=first[graph],
+            file=files[graph][0],
             files=tuple(dict.fromkeys(files[graph])),
             cosine=round(result.cosine, 9),
             snr_db=round(result.snr_db, 2),
@@ -343,6 +346,16 @@ def _tier(
             more={name: float(f"{value:.3g}") for name, value in result.more.items()},
         )
     return bundle.Tier(type=tier.type, instructions=tier.instructions, exact=tier.exact, graphs=graphs_made, seconds={})
+
+
+def _compared(
+    graph: str, target: Target, tier: Tier, work: Work, gate: Gate, files: Mapping[str, Sequence[str]]
+) -> Parity:
+    engine = target.open(work, tier, {name: made[0] for name, made in files.items()})
+    try:
+        return gate.compare(graph, engine, tier.name)
+    finally:
+        engine.close()
 
 
 def _speeds(

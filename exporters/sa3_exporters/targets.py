@@ -16,6 +16,7 @@ from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Engine
 from sa3_engines.errors import InvalidRequest
 from sa3_engines.tensors import Stored
+from sa3_engines.tiers import EXACT
 
 NAMES = ("onnx", "openvino")
 
@@ -78,3 +79,10 @@ def load(name: str) -> Target:
     if name not in NAMES:
         raise InvalidRequest(f"no target {name!r}; choose from {', '.join(NAMES)}")
     return cast("Target", import_module(f"sa3_exporters.{name}").TARGET)
+
+
+def exact(target: Target) -> Tier:
+    """The tier that every target has."""
+    found = target.tiers()[EXACT]
+    assert isinstance(found, Tier)
+    return found

@@ -192,8 +192,8 @@ def _model(one: Command, *, adapters: bool = False) -> None:
     group.add_argument(
         "--precision",
         metavar="P",
-        help="a promise: exact, high, fast (int8), compact (small in memory); or a number type: fp32, bf16, fp16, int8, "
-        "int4 (auto: the fastest that the bundle holds and that keeps what high promises)",
+        help="a promise: exact, high, fast (int8) or compact (small in memory); or a number type: fp32, bf16, fp16, "
+        "int8, int4 (auto: the fastest that the bundle holds and that keeps what high promises)",
     )
     group.add_argument(
         "--no-half", dest="precision", action="store_const", const="fp32", help="the same as --precision fp32"

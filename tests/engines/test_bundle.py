@@ -176,9 +176,7 @@ def test_a_slow_half_precision_is_not_taken(folder: Path):
 
 def test_a_tier_that_cannot_be_had(folder: Path):
     found = bundle.load(folder)
-    with pytest.raises(
-        BackendUnavailable, match=r"no precision 'compact', only exact \(fp32\).*exact,high"
-    ):
+    with pytest.raises(BackendUnavailable, match=r"no precision 'compact', only exact \(fp32\).*exact,high"):
         bundle.choose(found, "compact", HAVE)
     with pytest.raises(BackendUnavailable, match=r"high \(bf16\) .* needs avx512_bf16, which this machine's processor"):
         bundle.choose(found, "high", {"avx2"})

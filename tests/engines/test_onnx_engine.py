@@ -87,7 +87,7 @@ def test_auto_takes_it_and_says_where_it_runs():
 def test_sessions_are_made_on_first_use():
     engine = BACKEND.open(models.locate("nano"), ONE)
     assert not engine._sessions
-    engine.run("decode", graphs.decode(engine.config, normal(1, 64, 1)))
+    engine.run("decode", graphs.decode(engine.config, normal(1, engine.config.autoencoder.latent_channels, 1)))
     assert set(engine._sessions) == {"decode"}
     engine.close()
 
@@ -98,7 +98,8 @@ import sys; sys.modules["torch"] = None; sys.modules["onnx"] = None
 import numpy as np
 from sa3_engines import graphs, models, selection
 engine, _ = selection.open_engine(models.locate("nano"))
-audio = engine.run("decode", graphs.decode(engine.config, np.ones((1, 64, 3), np.float32)))["audio"]
+latents = np.ones((1, engine.config.autoencoder.latent_channels, 3), np.float32)
+audio = engine.run("decode", graphs.decode(engine.config, latents))["audio"]
 assert audio.shape == (1, 2, 4 * 4096) and np.isfinite(audio).all()
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
@@ -139,7 +140,7 @@ def test_a_precision_the_bundle_does_not_have():
 
 def test_what_holds_no_graphs(golden: Path):
     with pytest.raises(
-        BackendUnavailable, match="tiny-small is no bundle; run: sa3-export --model .*tiny-small --target onnx"
+        BackendUnavailable, match=r"tiny-small is no bundle; run: sa3-export --model .*tiny-small --target onnx"
     ):
         selection.open_engine(models.from_folder(golden / "tiny-small"), "onnx")
     with pytest.raises(BackendUnavailable, match="sa3-export --model random:nano:1 --target onnx"):
@@ -167,9 +168,9 @@ def test_a_bundle_for_another_engine(tmp_path: Path):
 
 
 def test_inputs_that_do_not_fit(nano: OnnxEngine):
-    inputs = graphs.decode(nano.config, normal(1, 64, 2))
+    inputs = graphs.decode(nano.config, normal(1, nano.config.autoencoder.latent_channels, 2))
     with pytest.raises(Sa3Error, match="ONNX Runtime failed in decode on cpu"):
-        nano.run("decode", inputs | {"latents": normal(1, 63, 2)})
+        nano.run("decode", inputs | {"latents": normal(1, nano.config.autoencoder.latent_channels - 1, 2)})
     with pytest.raises(Sa3Error, match="no graph 'dream'"):
         nano.run("dream", {})
 

@@ -109,7 +109,7 @@ def test_masks_that_are_left_out_change_nothing(nano: OpenVinoEngine):
 def test_graphs_are_compiled_on_first_use_with_the_threads_asked_for():
     engine = opened()
     assert not engine._compiled
-    engine.run("decode", graphs.decode(engine.config, normal(1, 64, 1)))
+    engine.run("decode", graphs.decode(engine.config, normal(1, engine.config.autoencoder.latent_channels, 1)))
     assert set(engine._compiled) == {"decode"}
     compiled, _ = engine._compiled["decode"]
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
@@ -135,7 +135,8 @@ import numpy as np
 from pathlib import Path
 from sa3_engines import graphs, models, selection
 engine, _ = selection.open_engine(models.from_folder(Path({str(exported.folder)!r})), "openvino")
-audio = engine.run("decode", graphs.decode(engine.config, np.ones((1, 64, 3), np.float32)))["audio"]
+latents = np.ones((1, engine.config.autoencoder.latent_channels, 3), np.float32)
+audio = engine.run("decode", graphs.decode(engine.config, latents))["audio"]
 assert audio.shape == (1, 2, 4 * 4096) and np.isfinite(audio).all()
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
@@ -192,13 +193,13 @@ def test_a_graph_that_is_none(tmp_path: Path):
     (tmp_path / "decode.onnx").write_bytes(b"no graph")
     engine = OpenVinoEngine(NANO.config, {"decode": tmp_path / "decode.onnx"})
     with pytest.raises(BundleError, match=r"decode\.onnx cannot be read by OpenVINO"):
-        engine.run("decode", graphs.decode(NANO.config, normal(1, 64, 2)))
+        engine.run("decode", graphs.decode(NANO.config, normal(1, NANO.config.autoencoder.latent_channels, 2)))
 
 
 def test_inputs_that_do_not_fit(nano: OpenVinoEngine):
-    inputs = graphs.decode(nano.config, normal(1, 64, 2))
+    inputs = graphs.decode(nano.config, normal(1, nano.config.autoencoder.latent_channels, 2))
     with pytest.raises(Sa3Error, match="OpenVINO failed in decode on cpu"):
-        nano.run("decode", inputs | {"latents": normal(1, 63, 2)})
+        nano.run("decode", inputs | {"latents": normal(1, nano.config.autoencoder.latent_channels - 1, 2)})
     with pytest.raises(Sa3Error, match="no graph 'dream'"):
         nano.run("dream", {})
 

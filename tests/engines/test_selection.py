@@ -45,7 +45,7 @@ def test_a_named_precision_is_never_replaced(checkpoint: Source):
 
 
 def test_unknown_names():
-    with pytest.raises(InvalidRequest, match="choose from auto, .*onnx, torch"):
+    with pytest.raises(InvalidRequest, match=r"choose from auto, .*onnx, torch"):
         selection.load("abacus")
 
 

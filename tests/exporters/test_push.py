@@ -106,7 +106,7 @@ def test_what_cannot_be_uploaded_says_why(hub: Hub, folder: Path):
     with pytest.raises(InvalidRequest, match="'small' is not a repository's name; write OWNER/NAME"):
         push.push(folder, "small", private=False, tell=tell)
     hub.refuses = 403
-    with pytest.raises(OutputError, match="cannot upload .*; the bundle is complete where it is"):
+    with pytest.raises(OutputError, match=r"cannot upload .*; the bundle is complete where it is"):
         push.push(folder, "me/small", private=False, tell=tell)
     (folder / "step.onnx").write_bytes(b"x")
     with pytest.raises(BundleError, match=r"step\.onnx is 1 bytes long"):

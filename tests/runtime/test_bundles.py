@@ -79,7 +79,7 @@ def test_a_broken_bundle_is_named_and_not_passed_over(cache: Path):
 
 def test_a_bundle_for_another_processor(cache: Path):
     folder = put(cache / "small-music-onnx", lambda m: m["tiers"]["exact"].update(instructions=["abacus"]))
-    with pytest.raises(BackendUnavailable, match="exact .* needs abacus, which this machine's processor lacks"):
+    with pytest.raises(BackendUnavailable, match=r"exact .* needs abacus, which this machine's processor lacks"):
         Pipeline.load(str(folder), backend="onnx")
 
 

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         if name in ("nano", "export"):
             command.add_argument("--out", type=Path, default=HERE / "nano", help="of the bundle (default: the package)")
         if name == "export":
-            choices = (flow.Flow.name, distilling.Distilling.name)
+            choices = (flow.Flow.name, distilling.Distillation.name)
             command.add_argument("--stage", choices=choices, default=choices[-1], help="default: %(default)s")
             command.add_argument("--no-graphs", action="store_true", help="the checkpoint alone")
         if name == "report":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sa3_engines import config as configs
 from sa3_engines import models, tables

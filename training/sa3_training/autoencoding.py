@@ -13,13 +13,15 @@ from sa3_engines import tables
 from sa3_engines.config import ModelConfig
 from sa3_training import clips, components, running, spectra
 from sa3_training.clips import Crops
+from sa3_training.corpus import FAR_SIDE
 from sa3_training.optimising import Optimiser
 from sa3_training.running import State
 from stable_audio_3.networks.same import SAME
 
 SIZES = ((4096, 512), (2048, 256), (4096, 1024), (2048, 512))  # two resolutions a step, in turn
 WEIGHTS = {"spectral": 0.6, "logarithmic": 0.25, "waveform": 0.6}
-NOISE = 0.05  # at most, on latents of unit spread: what the transformer makes is never exact either
+NOISE = 0.15  # at most, on latents of unit spread: what the transformer makes is never exact either
+PANNED = 0.25  # of the crops, to one side; before sides are exchanged
 SPREAD_MEMORY = 0.99
 
 
@@ -53,8 +55,8 @@ class Autoencoding:
 
     def begin(self) -> None:
         """The first weights, from the data."""
-        options, width = self.options, self.same.encoder.layers[0].get_parameter("new_tokens").shape[2]
-        found = components.principal(self.crops, self.same.patch, width, options.seed)
+        options, count = self.options, components.layout_of(self.same).components
+        found = components.principal(self.crops, self.same.patch, count, options.seed)
         components.begin(self.same, found.to(options.device))
         with torch.no_grad():
             latents = self.same.encode(self.batch(running.generator(options.seed, -1), 8 * options.batch), self.rope)
@@ -67,6 +69,9 @@ class Autoencoding:
         chosen = torch.randint(0, len(self.crops), (count,), generator=draw).tolist()
         swapped = torch.randint(0, 2, (count,), generator=draw).tolist()
         audio = torch.from_numpy(np.stack([self.crops[i] for i in chosen])).float() / 32767
+        # Panned more often than in the corpus: it is one latent, and few clips would speak for it.
+        panned = torch.rand(count, generator=draw) < PANNED
+        audio[panned, 1] *= FAR_SIDE
         audio = torch.stack([one.flip(0) if flip else one for one, flip in zip(audio, swapped, strict=True)])
         return audio.to(self.options.device)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from sa3_training import architecture
 from stable_audio_3 import checkpoint
 from stable_audio_3.checkpoint import Networks
 
-CARD = Path(__file__).parents[1] / "MODEL_CARD.md"
 BASE_OBJECTIVE = "rectified_flow"
 
 
@@ -59,5 +57,3 @@ def write_checkpoint(
     for path, held in tensors.items():
         save_file(held, path)
         path.chmod(0o644)
-    if CARD.is_file():
-        shutil.copyfile(CARD, folder / "README.md")

@@ -141,7 +141,9 @@ def _bass_line(draw: Draw) -> Sketch:
         beat = 60 / bpm
         length = synth.samples(beat * 0.8)
         notes = [BASS_LOW + pitch_class + (0, 0, 7, 0)[i % 4] for i in range(int(draw.seconds / beat) + 1)]
-        return synth.placed([(i * beat, tones.tone("bass", tones.tuned(n), length)) for i, n in enumerate(notes)], draw.count)
+        return synth.placed(
+            [(i * beat, tones.tone("bass", tones.tuned(n), length)) for i, n in enumerate(notes)], draw.count
+        )
 
     return Sketch(
         key=f"bass line {pitch_class} {bpm}",

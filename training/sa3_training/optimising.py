@@ -45,7 +45,8 @@ class Optimiser:
         if self.averaged:
             weight = min(self.average, (1 + index) / (10 + index))
             with torch.no_grad():
-                torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], 1 - weight)  # pyright: ignore[reportPrivateUsage]
+                for mean, p in zip(self.averaged, self.parameters, strict=True):
+                    mean.lerp_(p, 1 - weight)
         return norm
 
     def forget(self) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,20 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sa3_training import architecture, autoencoding, clips, corpus, distilling, flow, latents, running, shipping, tokens
+from sa3_engines import models
+from sa3_exporters import build
+from sa3_training import (
+    architecture,
+    autoencoding,
+    bundling,
+    clips,
+    corpus,
+    distilling,
+    flow,
+    latents,
+    running,
+    tokens,
+)
 from sa3_training.denoising import Denoiser
 from stable_audio_3.checkpoint import Networks
 from stable_audio_3.networks.same import SAME
@@ -27,8 +41,8 @@ class Plan:
     """What is made, from how much, and where. The defaults are what the shipped model was made with."""
 
     folder: Path
-    clip_shards: int = 24
-    latent_shards: int = 80
+    clip_shards: int = 20
+    latent_shards: int = 48
     workers: int = 2
     autoencoder: autoencoding.Options = field(default_factory=autoencoding.Options)
     base: flow.Options = field(default_factory=flow.Options)
@@ -70,14 +84,16 @@ def base(plan: Plan) -> None:
 
 
 def distil(plan: Plan) -> None:
-    if running.finished(plan.folder, distilling.Distilling.name):
+    if running.finished(plan.folder, distilling.Distillation.name):
         return
     base(plan)
     model = architecture.parsed()
-    teacher = Denoiser(architecture.build(model, SEED), model)
-    _load_average(teacher, running.load(running.path_of(plan.folder, flow.Flow.name))["stage"], "denoiser")
+    state = running.load(running.path_of(plan.folder, flow.Flow.name))["stage"]
+    student, teacher = (Denoiser(architecture.build(model, SEED), model) for _ in range(2))
+    for one in (student, teacher):
+        _load_average(one, state, "denoiser")
     data = latents.read(plan.folder, plan.latent_shards)
-    running.run(distilling.Distilling(teacher, data, plan.distil), plan.folder, quiet=plan.quiet)
+    running.run(distilling.Distillation(student, teacher, data, plan.distil), plan.folder, quiet=plan.quiet)
 
 
 def networks(plan: Plan, stage: str) -> tuple[Networks, dict[str, int]]:
@@ -88,7 +104,7 @@ def networks(plan: Plan, stage: str) -> tuple[Networks, dict[str, int]]:
     state = running.load(running.path_of(plan.folder, "autoencoder"))
     _load_average(made.autoencoder, state["stage"], "same")
     steps["autoencoder"] = int(state["step"])
-    for name in (flow.Flow.name, distilling.Distilling.name):
+    for name in (flow.Flow.name, distilling.Distillation.name):
         path = running.path_of(plan.folder, name)
         if name == stage or path.is_file():
             state = running.load(path)
@@ -99,14 +115,18 @@ def networks(plan: Plan, stage: str) -> tuple[Networks, dict[str, int]]:
     return made, steps
 
 
-def export(plan: Plan, out: Path, *, stage: str = distilling.Distilling.name, graphs: bool = True) -> None:
+def export(plan: Plan, out: Path, *, stage: str = distilling.Distillation.name, graphs: bool = True) -> None:
     """A stage's checkpoint, and beside it the graphs."""
     made, steps = networks(plan, stage)
-    few = stage == distilling.Distilling.name
-    objective = "rf_denoiser" if few else "rectified_flow"
-    shipping.write(out, made, tokenizer(plan), shipping.origin(steps), objective=objective)
+    few = stage == distilling.Distillation.name
+    bundling.write_checkpoint(out, made, tokenizer(plan), {"date": today(), "steps": steps}, base=not few)
     if graphs:
-        shipping.bundle(out, "nano" if few else "nano-base")
+        source = models.from_folder(out, name="nano" if few else "nano-base")
+        build.build(build.Recipe(source=source, out=out.absolute(), target="onnx", precision=("exact",)))
+
+
+def today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 def encoder(plan: Plan) -> SAME:

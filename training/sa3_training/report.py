@@ -18,7 +18,7 @@ from sa3_training import distilling, flow, measures, running
 from sa3_training.measures import Samples
 from sa3_training.recipe import Plan
 
-STAGES = {"autoencoder": "loss", flow.Flow.name: "loss", distilling.Distilling.name: "loss"}
+STAGES = {"autoencoder": "loss", flow.Flow.name: "loss", distilling.Distillation.name: "loss"}
 SHEET = (
     ("a sine tone, note A4", 2.0),
     ("plucked string, note C3", 2.5),
