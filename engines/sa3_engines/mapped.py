@@ -7,13 +7,16 @@ every weight it ever touched as its own. Linux only: elsewhere, and wherever any
 from __future__ import annotations
 
 import ctypes
-import re
+import mmap
 import sys
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 DONTNEED = 4  # of madvise
 KINDS = (".safetensors", ".bin")
-_SPAN = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)")  # a mapping without a name begins one too
+HELD, OF_FILE = 0b11 << 62, 1 << 61  # of an entry of /proc/self/pagemap: in memory or in swap; a file's page
 
 
 def release(folder: Path) -> None:
@@ -22,20 +25,28 @@ def release(folder: Path) -> None:
     """
     if sys.platform != "linux":
         return
-    try:
-        text = Path("/proc/self/smaps").read_text(errors="replace")
-    except OSError:
-        return
     place = str(folder.resolve()) + "/"
     libc = ctypes.CDLL(None)
-    first = last = 0
-    for line in text.splitlines():
-        span = _SPAN.match(line)
-        if span:
-            ours = span[3].startswith(place) and span[3].endswith(KINDS)
-            first, last = (int(span[1], 16), int(span[2], 16)) if ours else (0, 0)
-        elif last and line.startswith("Anonymous:") and line.split()[1] == "0":
-            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), DONTNEED)
+    try:
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+        with Path("/proc/self/pagemap").open("rb") as pages:
+            for line in lines:
+                span, _, _, _, _, *name = line.split(maxsplit=5)
+                if not name or not name[0].startswith(place) or not name[0].endswith(KINDS):
+                    continue
+                first, last = (int(end, 16) for end in span.split("-"))
+                if not _written(pages, first, last):
+                    libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), DONTNEED)
+    except OSError:  # this kernel does not say
+        return
+
+
+def _written(pages: BinaryIO, first: int, last: int) -> bool:
+    """Whether a page of the mapping is no longer the file's: in memory or swapped out, and not of a file."""
+    pages.seek(first // mmap.PAGESIZE * 8)
+    states = np.frombuffer(pages.read((last - first) // mmap.PAGESIZE * 8), np.uint64)
+    held = states & np.uint64(HELD)
+    return bool(((held != 0) & (states & np.uint64(OF_FILE) == 0)).any())
 
 
 def trim() -> None:

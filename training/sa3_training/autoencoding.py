@@ -21,7 +21,7 @@ from stable_audio_3.networks.same import SAME
 SIZES = ((4096, 512), (2048, 256), (4096, 1024), (2048, 512))  # two resolutions a step, in turn
 WEIGHTS = {"spectral": 0.6, "logarithmic": 0.25, "waveform": 0.6}
 NOISE = 0.15  # at most, on latents of unit spread: what the transformer makes is never exact either
-PANNED = 0.25  # of the crops, to one side; before sides are exchanged
+PANNED = 0.4  # of the crops, to one side; before sides are exchanged
 SPREAD_MEMORY = 0.99
 
 

@@ -49,7 +49,7 @@ class Tally:
     of: int = 0
 
     def add(self, passed: bool) -> None:
-        self.passed += passed
+        self.passed += int(passed)  # what numpy compared is no number of Python's
         self.of += 1
 
     @property
@@ -157,7 +157,7 @@ def compare(maker: Maker, pair: Pair, seed: int) -> Outcome:
         )
     except BadOutput as e:
         return Outcome(f"{pair.more} / {pair.less}", pair.seconds, seed, "pair", {pair.property: False}, str(e))
-    return Outcome(f"{pair.more} / {pair.less}", pair.seconds, seed, "pair", {pair.property: passed})
+    return Outcome(f"{pair.more} / {pair.less}", pair.seconds, seed, "pair", {pair.property: bool(passed)})
 
 
 def measure(

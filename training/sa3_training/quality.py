@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"not compared with {args.against}: {e}")
     print("\n".join(table(reports)))
     if args.json is not None:
-        text = json.dumps([r.summary() for r in reports], indent=1)
+        # Comparisons and means may be numpy's own kinds of number.
+        text = json.dumps([r.summary() for r in reports], indent=1, default=lambda value: value.item())
         args.json.write_text(text + "\n", "utf-8")
     return 0
 

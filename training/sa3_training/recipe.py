@@ -62,7 +62,7 @@ def tokenizer(plan: Plan) -> Tokenizer:
 
 
 def autoencoder(plan: Plan) -> None:
-    if running.finished(plan.folder, "autoencoder"):
+    if running.finished(plan.folder, "autoencoder", plan.autoencoder.steps):
         return
     _shards(plan, "clips", plan.clip_shards, _clips)
     model = architecture.parsed()
@@ -72,7 +72,7 @@ def autoencoder(plan: Plan) -> None:
 
 
 def base(plan: Plan) -> None:
-    if running.finished(plan.folder, flow.Flow.name):
+    if running.finished(plan.folder, flow.Flow.name, plan.base.steps):
         return
     autoencoder(plan)
     tokenizer(plan)  # once, before every worker wants it
@@ -84,7 +84,7 @@ def base(plan: Plan) -> None:
 
 
 def distil(plan: Plan) -> None:
-    if running.finished(plan.folder, distilling.Distillation.name):
+    if running.finished(plan.folder, distilling.Distillation.name, plan.distil.steps):
         return
     base(plan)
     model = architecture.parsed()

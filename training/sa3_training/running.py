@@ -54,9 +54,10 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def finished(folder: Path, name: str) -> bool:
+def finished(folder: Path, name: str, steps: int) -> bool:
+    """Asking for more steps than a finished run had continues it."""
     path = path_of(folder, name)
-    return path.is_file() and bool(load(path)["finished"])
+    return path.is_file() and int(load(path)["step"]) >= steps
 
 
 def run(stage: Stage, folder: Path, *, quiet: bool = False, stop_at: int | None = None) -> None:

@@ -27,7 +27,7 @@ class Truth:
         """Pass or fail by property; a property with several checks passes when all do."""
         results: dict[str, bool] = {}
         for check in self.checks:
-            results[check.property] = results.get(check.property, True) and check.passes(audio)
+            results[check.property] = results.get(check.property, True) and bool(check.passes(audio))
         return results
 
     def passes(self, audio: Samples) -> bool:
