@@ -181,7 +181,7 @@ def test_inputs_that_do_not_fit(nano: OnnxEngine):
 def adapter(engine: Adaptable, *parts: str) -> ActiveAdapter:
     shapes = engine.adaptable()
     chosen = {
-        module: {"lora_A": 0.1 * normal(4, columns), "lora_B": 0.1 * normal(rows, 4)}
+        module: {"lora_A": normal(4, columns), "lora_B": normal(rows, 4)}
         for module, (rows, columns) in shapes.items()
         if any(part in module for part in parts)
     }

@@ -209,7 +209,7 @@ def test_inputs_that_do_not_fit(nano: OpenVinoEngine):
 
 def adapter(engine: OpenVinoEngine, *parts: str, kind: str = "lora") -> ActiveAdapter:
     chosen = {
-        module: {"lora_A": 0.1 * normal(4, columns), "lora_B": 0.1 * normal(rows, 4)}
+        module: {"lora_A": normal(4, columns), "lora_B": normal(rows, 4)}
         for module, (rows, columns) in engine.adaptable().items()
         if any(part in module for part in parts)
     }
