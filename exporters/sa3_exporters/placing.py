@@ -106,8 +106,10 @@ def weights(folder: Path, text_folder: str | None) -> dict[str, Weight]:
 
 def licence(source: Source) -> str:
     """What whoever receives the bundle has to know."""
-    if source.seed is not None or source.name == "nano":
+    if source.seed is not None:
         return "Random weights made by this project; MIT, like its code."
+    if source.name == "nano":
+        return "Trained by this project on sounds it made itself; MIT, like its code."
     if source.repo and source.repo.startswith("stabilityai/"):
         text = " Text encoder: Gemma Terms of Use (https://ai.google.dev/gemma/terms)." if source.config.text else ""
         return (
