@@ -8,7 +8,7 @@ import numpy as np
 
 from sa3_engines import graphs, tables
 from sa3_engines.adapters import ActiveAdapter
-from sa3_engines.engine import Engine, Outputs
+from sa3_engines.engine import Engine, Outputs, release
 from sa3_runtime import conditioning
 from sa3_runtime.adapters import Adapters
 from sa3_runtime.conditioning import Conditioner
@@ -51,8 +51,12 @@ class Denoiser:
         valid: Array | None,
         frames: int,
         check: Callable[[], None],
+        *,
+        last: bool = False,
     ) -> None:
-        """valid (items, frames) None: nothing is masked. `check` raises when the caller has had enough."""
+        """valid (items, frames) None: nothing is masked. `check` raises when the caller has had enough. last: nothing
+        is prepared after this.
+        """
         self._engine, self._adapters, self._request = engine, adapters, request
         self._prompts, self._local, self._frames, self._check = prompts, local, frames, check
         # Where every frame of every item is sound there is nothing to mask.
@@ -65,6 +69,9 @@ class Denoiser:
             norm_threshold=request.cfg_norm_threshold,
         )
         self._prepared: dict[bool, Outputs] = {}
+        # Adapters and guidance that come and go with the noise level have it prepared again on the way.
+        steady = not adapters.loaded and (request.cfg_scale == 1 or tuple(request.cfg_interval) == (0, 1))
+        self._prepares_once = last and steady
 
     def velocity(self, x: Array, t: Array) -> Array:
         """x (items, channels, frames), t (items,)"""
@@ -80,6 +87,8 @@ class Denoiser:
         assert self._engine.config.dit is not None
         if guided not in self._prepared:
             self._prepared[guided] = self._prepare(guided=guided)
+            if self._prepares_once:
+                release(self._engine, "prepare")
         features = tables.timestep_features(t, self._engine.config.dit)
         inputs = {**self._prepared[guided], "x": np.ascontiguousarray(x, np.float32), "timestep": features}
         return self._engine.run("step", inputs)["velocity"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from sa3_engines import models, selection
 from sa3_engines.config import ModelConfig
-from sa3_engines.engine import Engine, Options
+from sa3_engines.engine import Engine, Options, release
 from sa3_engines.errors import BadOutput, Cancelled, InvalidRequest
 from sa3_runtime import coding, conditioning, lengths, sampling, schedule
 from sa3_runtime.adapters import Adapters
@@ -159,8 +159,12 @@ class Pipeline:
 
     # Generation
 
-    def generate(self, request: Request, watch: Watch | None = None, noise: Noise | None = None) -> Generation:
-        """noise: where random draws come from; by default the request's seeds."""
+    def generate(
+        self, request: Request, watch: Watch | None = None, noise: Noise | None = None, *, last: bool = False
+    ) -> Generation:
+        """noise: where random draws come from; by default the request's seeds. last: nothing is asked for after this,
+        so every network's memory is given back once it is done with; asked nevertheless, they are made ready again.
+        """
         if self._conditioner is None or self._tokenizer is None:
             missing = "a transformer" if self._conditioner is None else "a tokenizer.json"
             raise InvalidRequest(f"{self.source.name} has no {missing}; it cannot make sound from a prompt")
@@ -171,7 +175,7 @@ class Pipeline:
         negative = None
         if planned.negatives is not None:
             negative = self._tokens(planned.negatives, cuts, cut=request.truncate_prompt)
-        made = self.generate_from_tokens(planned, ids, mask, negative, watch=watch, noise=noise)
+        made = self.generate_from_tokens(planned, ids, mask, negative, watch=watch, noise=noise, last=last)
         made.warnings[:0] = dict.fromkeys(cuts)
         return made
 
@@ -207,12 +211,15 @@ class Pipeline:
         *,
         watch: Watch | None = None,
         noise: Noise | None = None,
+        last: bool = False,
     ) -> Generation:
         """ids and mask (items, max_tokens), as a tokenizer gives them."""
         r, watch, clock = planned.request, watch or Watch(), Clock()
         noise = noise or (TorchGenerator(planned.seed) if planned.seeds is None else PerItem(planned.seeds))
         total = lengths.frames(self.config, planned.seconds, r.padding_seconds, planned.sample_size)
-        latents, valid = self._latents(planned, ids, mask, negative, total, noise, watch, clock)
+        latents, valid = self._latents(planned, ids, mask, negative, total, noise, watch, clock, last=last)
+        if last:
+            release(self.engine, "prepare", "step")
         audio = ()
         if r.decode:
             with clock.measure("decode"):
@@ -238,6 +245,8 @@ class Pipeline:
         noise: Noise,
         watch: Watch,
         clock: Clock,
+        *,
+        last: bool,
     ) -> tuple[Array, Array]:
         r, config = planned.request, self.config
         x = noise.draw("init", (planned.items, config.autoencoder.latent_channels, total))
@@ -246,10 +255,14 @@ class Pipeline:
             assert self._conditioner is not None
             active = self.adapters.active(r.adapters, 1.0)
             prompts = Prompts(self._conditioner, (ids, mask), negative, planned.seconds, active)
+        if last:
+            release(self.engine, "text")
         watch.at("text", 1, 1)
         with clock.measure("encode"):
             start = self._encoded(r.init_audio, "init_audio", total, r, noise, watch)
             local = self._local(planned, total, noise, watch)
+        if last:
+            release(self.engine, "encode")
         if start is not None:
             level = np.float32(r.init_noise_level)
             x = start * (np.float32(1) - level) + x * level
@@ -258,7 +271,7 @@ class Pipeline:
         with clock.measure("sample"):
             masked = valid if config.mask_padding else None
             denoiser = Denoiser(
-                self.engine, self.adapters, r, prompts, local, masked, total, lambda: watch.check("sample")
+                self.engine, self.adapters, r, prompts, local, masked, total, lambda: watch.check("sample"), last=last
             )
             state = x
             states = sampling.sample(planned.sampler, denoiser.velocity, x, levels, lambda: noise.draw("step", x.shape))

@@ -20,7 +20,7 @@ Rotary tables and Fourier features come from `sa3_engines.tables`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -82,6 +82,19 @@ class Adaptable(Protocol):
         ...
 
     def set_adapters(self, adapters: Sequence[ActiveAdapter]) -> None: ...
+
+
+@runtime_checkable
+class Releasing(Protocol):
+    """An engine that can let go of graphs while it stays open. One that is asked for again is made ready again."""
+
+    def release(self, graphs: Collection[str]) -> None: ...
+
+
+def release(engine: Engine, *graphs: str) -> None:
+    """Gives back what graphs hold that are done with, from engines that can."""
+    if isinstance(engine, Releasing):
+        engine.release(graphs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,13 @@ every weight it ever touched as its own. Linux only: elsewhere, and wherever any
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import sys
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,34 +21,87 @@ import numpy as np
 DONTNEED = 4  # of madvise
 KINDS = (".safetensors", ".bin")
 HELD, OF_FILE = 0b11 << 62, 1 << 61  # of an entry of /proc/self/pagemap: in memory or in swap; a file's page
+PAUSE = 0.05  # seconds; weights are read at a few GB a second at most
+
+
+@dataclass(frozen=True)
+class Span:
+    """Addresses at which a weight file is mapped."""
+
+    first: int
+    last: int
+    shared: bool  # what is written goes into the file: giving pages back loses nothing
+
+    def drop(self, libc: ctypes.CDLL) -> None:
+        libc.madvise(ctypes.c_void_p(self.first), ctypes.c_size_t(self.last - self.first), DONTNEED)
 
 
 def release(folder: Path) -> None:
-    """Drops this process's pages of the weight files in a folder and below. A mapping of which a page was ever written
-    to is left alone: it would lose what was written.
+    """Drops this process's pages of the weight files in a folder and below. A private mapping of which a page was ever
+    written to is left alone: it would lose what was written.
     """
     if sys.platform != "linux":
         return
-    place = str(folder.resolve()) + "/"
     libc = ctypes.CDLL(None)
     try:
-        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
         with Path("/proc/self/pagemap").open("rb") as pages:
-            for line in lines:
-                span, _, _, _, _, *name = line.split(maxsplit=5)
-                if not name or not name[0].startswith(place) or not name[0].endswith(KINDS):
-                    continue
-                first, last = (int(end, 16) for end in span.split("-"))
-                if not _written(pages, first, last):
-                    libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), DONTNEED)
+            for span in _spans(folder):
+                if span.shared or not _written(pages, span):
+                    span.drop(libc)
     except OSError:  # this kernel does not say
         return
 
 
-def _written(pages: BinaryIO, first: int, last: int) -> bool:
+@contextlib.contextmanager
+def returning(folder: Path, addresses: Iterable[int]) -> Generator[None]:
+    """Drops pages of the folder's weight files again and again while something reads them from other threads.
+
+    Only the shared mappings that hold one of the addresses: the caller keeps those alive meanwhile. What lies at the
+    address of one that went away would be lost.
+    """
+    spans = _holding(folder, np.fromiter(addresses, np.uint64)) if sys.platform == "linux" else []
+    if not spans:
+        yield
+        return
+    done, libc = threading.Event(), ctypes.CDLL(None)
+
+    def work() -> None:
+        while not done.wait(PAUSE):
+            for span in spans:
+                span.drop(libc)
+
+    thread = threading.Thread(target=work, name="sa3-mapped", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        for span in spans:
+            span.drop(libc)
+
+
+def _holding(folder: Path, addresses: np.ndarray) -> list[Span]:
+    try:
+        spans = [span for span in _spans(folder) if span.shared]
+    except OSError:  # this kernel does not say
+        return []
+    return [span for span in spans if ((addresses >= span.first) & (addresses < span.last)).any()]
+
+
+def _spans(folder: Path) -> Iterator[Span]:
+    place = str(folder.resolve()) + "/"
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+        span, rights, _, _, _, *name = line.split(maxsplit=5)
+        if name and name[0].startswith(place) and name[0].endswith(KINDS):
+            first, last = (int(end, 16) for end in span.split("-"))
+            yield Span(first, last, rights.endswith("s"))
+
+
+def _written(pages: BinaryIO, span: Span) -> bool:
     """Whether a page of the mapping is no longer the file's: in memory or swapped out, and not of a file."""
-    pages.seek(first // mmap.PAGESIZE * 8)
-    states = np.frombuffer(pages.read((last - first) // mmap.PAGESIZE * 8), np.uint64)
+    pages.seek(span.first // mmap.PAGESIZE * 8)
+    states = np.frombuffer(pages.read((span.last - span.first) // mmap.PAGESIZE * 8), np.uint64)
     held = states & np.uint64(HELD)
     return bool(((held != 0) & (states & np.uint64(OF_FILE) == 0)).any())
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,7 @@ class OnnxEngine:
         self._low_memory = low_memory
         self._device = "cpu" if device == "auto" else device
         self._threads = threads or _cores()
+        self._shares_arena = self._device == "cpu" and not low_memory
         self._host = Host(config, next(iter(graphs.values())).parent)
         # Quantised weights lie in a file of their graph's name.
         beside = {graph: path.with_suffix(".safetensors") for graph, path in graphs.items()}
@@ -144,6 +146,12 @@ class OnnxEngine:
         self._values.clear()
         self._changed.clear()
 
+    def release(self, graphs: Collection[str]) -> None:
+        for graph in graphs:
+            self._sessions.pop(graph, None)
+            self._values.pop(graph, None)
+        mapped.trim()
+
     def adaptable(self) -> Mapping[str, tuple[int, int]]:
         return self._host.adaptable()
 
@@ -163,12 +171,22 @@ class OnnxEngine:
         session = self._session(graph)
         names = [output.name for output in session.get_outputs()]
         try:
-            out = dict(zip(names, session.run(names, feeds), strict=True))
+            out = dict(zip(names, session.run(names, feeds, self._how(graph)), strict=True))
         except (*_failures(), ValueError) as e:
             raise Sa3Error(f"ONNX Runtime failed in {graph} on {self._device}: {e}") from e
         if graph != "step":  # whose weights are read many times a request, and are packed
             mapped.release(self._graphs[graph].parent)
         return out
+
+    def _how(self, graph: str) -> Any:
+        """With the first graph of a clip goes what the clip before left of other sizes; see _share_arena."""
+        if graph != "text" or not self._shares_arena:
+            return None
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def _session(self, graph: str) -> InferenceSession:
         if graph not in self._sessions:
@@ -203,10 +221,16 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
+        # A plan of a run's memory is a second block of all of it, beside what the run before left behind.
+        options.enable_mem_pattern = False
         if self._low_memory:
             # What a run needed goes back at its end, instead of waiting for the next one.
             options.enable_cpu_mem_arena = False
-            options.enable_mem_pattern = False
+        if self._shares_arena:
+            # What one graph needed while it ran serves the next; weights are apart, and go with their session.
+            _share_arena()
+            options.add_session_config_entry("session.use_env_allocators", "1")
+            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         if graph != "step" and graph not in self._small:
             # Packed copies of the weights pay off in the one graph that runs many times a request. Quantised weights
             # are packed everywhere: without, they would be made fp32 again in every run.
@@ -253,6 +277,15 @@ def _index(device: str) -> int:
     if not number.isdecimal():
         raise InvalidRequest(f"device {device!r}: after the colon comes a number, as in cuda:0")
     return int(number)
+
+
+@cache
+def _share_arena() -> None:
+    """Once per process. It grows by what is asked for, where the usual one doubles."""
+    import onnxruntime as ort
+
+    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(where, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def _available() -> list[str]:

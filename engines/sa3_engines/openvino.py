@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sa3_engines import bundle, mapped, openvino_weights
+from sa3_engines import bundle, mapped, openvino_graph, openvino_weights
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Support
@@ -141,6 +141,11 @@ class OpenVinoEngine:
     def close(self) -> None:
         self._compiled.clear()
 
+    def release(self, graphs: Collection[str]) -> None:
+        for graph in graphs:
+            self._compiled.pop(graph, None)
+        mapped.trim()
+
     def adaptable(self) -> Mapping[str, tuple[int, int]]:
         return self._host.adaptable()
 
@@ -181,6 +186,7 @@ class OpenVinoEngine:
             model = self._core.read_model(path)
         except RuntimeError as e:
             raise BundleError(f"{path} cannot be read by OpenVINO: {_first(e)}") from e
+        openvino_graph.keep_dimensions(model)
         if adapters:
             openvino_weights.replace(model, self._host.merged(adapters, graph))
         return model
@@ -195,7 +201,9 @@ class OpenVinoEngine:
         else:
             del settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"]
         try:
-            compiled = self._core.compile_model(model, device, settings)
+            # Weights are copied out of their file, packed: they would be in memory twice.
+            with mapped.returning(path.parent, openvino_weights.addresses(model)):
+                compiled = self._core.compile_model(model, device, settings)
             used = compiled.get_property("EXECUTION_DEVICES")
             precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except RuntimeError as e:
@@ -209,6 +217,7 @@ class OpenVinoEngine:
             )
         self._compiled[graph] = compiled, compiled.create_infer_request()
         self._unpacked.add(graph)
+        mapped.trim()
 
 
 def _full(device: str, here: Sequence[str]) -> str:

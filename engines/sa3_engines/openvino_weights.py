@@ -57,6 +57,11 @@ def replace(model: Model, weights: Iterable[tuple[str, Array]]) -> None:
             held[key + suffix].output(0).replace(constant(tensor, key + suffix).output(0))
 
 
+def addresses(model: Model) -> list[int]:
+    """Where in memory a graph's constants lie: in a mapped file, while nothing else was put into their places."""
+    return [node.data.ctypes.data for node in model.get_ops() if node.get_type_name() == "Constant"]
+
+
 def _bf16(array: Array) -> Array:
     """The bits of the nearest numbers."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)

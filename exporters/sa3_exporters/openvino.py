@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sa3_engines import openvino as engine
-from sa3_engines import openvino_weights, processor, quantise
+from sa3_engines import openvino_graph, openvino_weights, processor, quantise
 from sa3_engines.tensors import TensorFile
 from sa3_engines.tiers import COMPACT, EXACT, FAST, HIGH
 from sa3_exporters import islands as table
@@ -38,7 +38,8 @@ class OpenVinoTarget:
     name = "openvino"
     backends = ("openvino",)
     tools = (*ONNX.tools, "openvino")
-    sources = (*ONNX.sources, *(Path(str(module.__file__)) for module in (engine, openvino_weights)), Path(__file__))
+    engine_files = tuple(Path(str(module.__file__)) for module in (engine, openvino_graph, openvino_weights))
+    sources = (*ONNX.sources, *engine_files, Path(__file__))
 
     def why_not(self) -> str | None:
         if importlib.util.find_spec("openvino") is None:

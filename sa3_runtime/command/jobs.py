@@ -148,7 +148,7 @@ def generate(job: Job, listener: Listener) -> Result:
     with opened(job.recipe.opening, spent, listener) as pipeline:
         request = job.request(pipeline.config)
         outputs.targets(job.wanted, len(job.items(plan(request, pipeline.config))))
-        generation = pipeline.generate(request, Watch(progress=listener.progress))
+        generation = pipeline.generate(request, Watch(progress=listener.progress), last=True)
         result = Result(
             model=pipeline.source.name, support=pipeline.engine.support, seconds=spent | dict(generation.seconds_spent)
         )

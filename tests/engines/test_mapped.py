@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sa3_engines import mapped
@@ -54,6 +57,38 @@ def test_other_files_are_left_alone(file: Path, tmp_path: Path):
         assert sum(held[::4096])
         mapped.release(tmp_path / "elsewhere")
         assert resident(file) >= SIZE >> 10
+
+
+def shared(path: Path) -> tuple[np.ndarray, int]:
+    held = np.memmap(path, np.uint8, "r")
+    return held, held.ctypes.data
+
+
+def test_pages_go_while_they_are_being_read(file: Path):
+    held, address = shared(file)
+    assert held[::4096].sum() and resident(file) >= SIZE >> 10
+    with mapped.returning(file.parent, [address]):
+        until = time.monotonic() + 10
+        while resident(file) and time.monotonic() < until:
+            time.sleep(mapped.PAUSE)
+        assert resident(file) == 0
+        assert bytes(held[-8:]) == b"weights!"
+    assert resident(file) == 0
+
+
+def test_only_the_callers_own_mappings_are_returned(file: Path):
+    """Another's could go away meanwhile, and its addresses be somebody else's."""
+    held, address = shared(file)
+    rights = mmap.PROT_READ | mmap.PROT_WRITE
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=rights) as private:
+        private[:5] = b"other"
+        assert held[::4096].sum()
+        where = ctypes.addressof(ctypes.c_char.from_buffer(private))
+        for addresses in ([], [id(file)], [where], [address + len(held) + mmap.PAGESIZE]):
+            with mapped.returning(file.parent, addresses):
+                time.sleep(2 * mapped.PAUSE)
+            assert resident(file) >= SIZE >> 10
+        assert private[:8] == b"otherts!"
 
 
 def test_trimming_does_no_harm():

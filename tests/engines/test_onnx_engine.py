@@ -92,6 +92,49 @@ def test_sessions_are_made_on_first_use():
     engine.close()
 
 
+def test_what_is_released_is_made_ready_again():
+    engine = BACKEND.open(models.locate("nano"), ONE)
+    first = velocity(engine)
+    engine.release(("text", "prepare"))
+    assert set(engine._sessions) == {"step"}
+    assert np.array_equal(velocity(engine), first)
+    engine.close()
+
+
+def test_graphs_share_the_memory_they_run_in(tmp_path: Path):
+    """The same again needs no more; what a long clip left behind goes with the next clip's text."""
+    code = """
+import re
+from pathlib import Path
+import numpy as np
+from sa3_engines import graphs, models
+from sa3_engines.engine import Options
+from sa3_engines.onnx import BACKEND
+def resident():
+    return int(re.search(r"VmRSS:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+def decode(count):
+    latents = np.ones((1, engine.config.autoencoder.latent_channels, count), np.float32)
+    return engine.run("decode", graphs.decode(engine.config, latents))
+def text():
+    ids = np.arange(3, 9)[None]
+    return engine.run("text", graphs.text(engine.config.text, ids, np.ones_like(ids)))
+engine = BACKEND.open(models.locate("nano"), Options(threads=1))
+text(), decode(2)
+before = resident()
+decode(1500)
+after = resident()
+decode(1500)
+again = resident()
+text()
+print(before, after, again, resident())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    before, after, again, cleared = map(float, done.stdout.split())
+    assert after > before + 50
+    assert again < after + (after - before) / 4
+    assert cleared < before + (after - before) / 4
+
+
 def test_it_needs_no_torch(tmp_path: Path):
     code = """
 import sys; sys.modules["torch"] = None; sys.modules["onnx"] = None

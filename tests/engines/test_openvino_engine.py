@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sa3_engines import graphs, models, selection, tables
+from sa3_engines import graphs, mapped, models, openvino_graph, selection, tables
 from sa3_engines import openvino as engines
 from sa3_engines.adapters import ActiveAdapter, Adapter
 from sa3_engines.engine import GRAPHS, Engine, Options
@@ -116,6 +116,71 @@ def test_graphs_are_compiled_on_first_use_with_the_threads_asked_for():
     assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
     engine.close()
     assert not engine._compiled
+
+
+def test_what_is_released_is_made_ready_again():
+    engine = opened()
+    first = velocity(engine)
+    engine.release(("text", "prepare"))
+    assert set(engine._compiled) == {"step"}
+    assert np.array_equal(velocity(engine), first)
+    engine.close()
+
+
+def test_weights_are_returned_while_they_are_compiled(monkeypatch: pytest.MonkeyPatch):
+    """Those of the file that the graph maps, and no others."""
+    folder, found = NANO.folder, dict[str, list[mapped.Span]]()
+    assert folder is not None
+    returning = mapped.returning
+
+    def watched(where: Path, addresses: list[int]):
+        found["step"] = mapped._holding(where, np.array(addresses, np.uint64))
+        return returning(where, addresses)
+
+    monkeypatch.setattr(mapped, "returning", watched)
+    engine = opened()
+    engine._request("step")
+    assert [span.shared for span in found["step"]] == [True]
+    engine.close()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_products_of_any_rank_are_the_same(nano: OpenVinoEngine, graph: str):
+    """The numbers and the outputs' shapes; only what made rows of everything is gone."""
+    core = openvino.Core()
+    plain, kept = (core.read_model(nano._graphs[graph]) for _ in range(2))
+    assert openvino_graph.keep_dimensions(kept) > 5
+    assert openvino_graph.keep_dimensions(kept) == 0
+    flat, left = ([node.get_type_name() for node in model.get_ops()].count("Reshape") for model in (plain, kept))
+    assert left < flat - 5
+    for one, other in zip(plain.outputs, kept.outputs, strict=True):
+        assert one.partial_shape == other.partial_shape and one.names == other.names
+    settings = {**engines.SETTINGS["fp32"], "INFERENCE_NUM_THREADS": "1"}
+    feeds = nano._host.inputs(graph, inputs_of(nano, graph))
+    first, second = (core.compile_model(model, "CPU", settings)(feeds) for model in (plain, kept))
+    for one, other in zip(first.values(), second.values(), strict=True):
+        assert np.array_equal(one, other) and np.isfinite(one).all()
+
+
+def inputs_of(engine: OpenVinoEngine, graph: str) -> dict[str, np.ndarray]:
+    config = engine.config
+    dit, text = config.dit, config.text
+    assert dit is not None and text is not None
+    ids = np.arange(3, 23).reshape(2, 10)
+    cond = normal(2, 9, dit.context_width), normal(2, dit.global_width)
+    match graph:
+        case "text":
+            return graphs.text(text, ids, np.ones_like(ids))
+        case "prepare":
+            return graphs.prepare(config, 21, *cond, None)
+        case "encode":
+            return graphs.encode(config, 0.1 * normal(2, 2, 6 * config.ratio))
+        case "decode":
+            return graphs.decode(config, normal(2, config.autoencoder.latent_channels, 6))
+        case _:
+            features = tables.timestep_features(np.array([0.7, 0.2]), dit)
+            prepared = engine.run("prepare", inputs_of(engine, "prepare"))
+            return {**prepared, "x": normal(2, dit.channels, 21), "timestep": features}
 
 
 def test_it_says_what_it_is(exported: Source):

@@ -354,6 +354,14 @@ def test_a_prompt_that_is_too_long_may_be_cut(run: Run) -> None:
     assert run(*argv, "--truncate-prompt")[0] == 0
 
 
+def test_a_command_gives_networks_back_once_they_are_done_with(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[str] = []
+    monkeypatch.setattr(null.NullEngine, "release", lambda _, names: released.extend(names), raising=False)
+    code, _, said = run("generate", "-p", "rain", *MODEL, *SHORT, "--steps", "1")
+    assert code == 0, said
+    assert released == ["text", "encode", "prepare", "prepare", "step"]
+
+
 def test_sound_that_is_none_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = null.NullEngine.run
 

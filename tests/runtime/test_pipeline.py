@@ -100,6 +100,24 @@ def test_guidance_only_in_its_interval(null: Pipeline):
     assert null.engine.calls.count("prepare") == 2, "with guidance for the first step, without for the rest"  # pyright: ignore
 
 
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.5, 1.0)])
+def test_what_is_done_with_is_released_in_a_last_clip(
+    null: Pipeline, monkeypatch: pytest.MonkeyPatch, interval: tuple[float, float]
+):
+    """Each network after its last run; what guidance may want again stays until sampling ends."""
+    calls: list[str] = []
+    monkeypatch.setattr(null.engine, "calls", calls)
+    monkeypatch.setattr(null.engine, "release", lambda names: calls.append(f"-{' '.join(names)}"), raising=False)
+    settings: dict[str, Any] = {"steps": 2, "cfg_scale": 2.0, "cfg_interval": interval}
+    make(null, **settings)
+    assert not any(call.startswith("-") for call in calls)
+    calls.clear()
+    null.generate(Request(prompt="slow rain", seconds=2.0, seed=1, **settings), last=True)
+    sampling = ["prepare", "-prepare", "step", "step"] if interval == (0.0, 1.0) else ["prepare", "step"]
+    assert calls[: 3 + len(sampling)] == ["text", "-text", "-encode", *sampling]
+    assert calls[-2:] == ["-prepare step", "decode"]
+
+
 def test_inpainting_keeps_to_its_mask(tiny: Pipeline):
     """What is kept reaches the model; with everything to be made anew the given sound does not matter."""
     everything = {"inpaint_regions": [(0.0, 2.0)]}

@@ -1,0 +1,61 @@
+"""Makes graphs as they were exported into ones that OpenVINO runs in less memory, with the same numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openvino import Model, Node, Output
+
+
+def keep_dimensions(model: Model) -> int:
+    """Lets products take arrays of any rank. How many were changed.
+
+    Graphs have all rows of an array as one matrix for a product and take it apart again, which ONNX Runtime wants.
+    OpenVINO keeps what comes out of such a product, for every layer, until the whole graph has run.
+    """
+    changed = 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Reshape" and (product := _product(node)) is not None:
+            flat = product.input(0).get_source_output().get_node()
+            product.input(0).replace_source_output(flat.input_value(0))
+            node.output(0).replace(node.input_value(0))
+            changed += 1
+    if changed:
+        model.validate_nodes_and_infer_types()
+    return changed
+
+
+def _product(node: Node) -> Node | None:
+    """The product whose rows a Reshape gives the dimensions back that another took from them."""
+    rows = node.input_value(0).get_node()
+    while rows.get_type_name() in ("Add", "Multiply") and _fixed(rows.input_value(1).get_node()) and _alone(rows):
+        rows = rows.input_value(0).get_node()
+    if rows.get_type_name() != "MatMul" or not _alone(rows):
+        return None
+    flat = rows.input_value(0).get_node()
+    if flat.get_type_name() != "Reshape" or not _alone(flat):
+        return None
+    return rows if _sized_by(node.input_value(1), flat.input_value(0)) else None
+
+
+def _alone(node: Node) -> bool:
+    return len(node.output(0).get_target_inputs()) == 1
+
+
+def _fixed(node: Node) -> bool:
+    """A bias or a factor, which fits arrays of any rank."""
+    if node.get_type_name() == "Constant":
+        return len(node.get_output_shape(0)) < 2
+    return bool(node.inputs()) and all(_fixed(source.get_node()) for source in node.input_values())
+
+
+def _sized_by(size: Output, array: Output) -> bool:
+    """Whether a size is an array's own but for its last number, as exporters write it."""
+    joined = size.get_node()
+    if joined.get_type_name() != "Concat" or joined.get_input_size() != 2:
+        return False
+    leading = joined.input_value(0).get_node()
+    while leading.get_type_name() in ("Slice", "Convert"):
+        leading = leading.input_value(0).get_node()
+    return leading.get_type_name() == "ShapeOf" and leading.input_value(0) == array
