@@ -35,7 +35,7 @@ def hiss(seconds: float = 3) -> Samples:
 
 def kicks(bpm: float, seconds: float = 6) -> Samples:
     times = np.arange(0, seconds, 60 / bpm)
-    return stereo(synth.placed([(float(t), drums.drum("kick")) for t in times], synth.samples(seconds)))
+    return stereo(synth.placed([(synth.samples(float(t)), drums.drum("kick")) for t in times], synth.samples(seconds)))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_sides_and_levels():
 
 
 def test_counts_and_lengths():
-    three = stereo(synth.placed([(i * 0.5, drums.drum("clap")) for i in range(3)], synth.samples(3)))
+    three = stereo(synth.placed([(synth.samples(i * 0.5), drums.drum("clap")) for i in range(3)], synth.samples(3)))
     assert [n for n in range(1, 6) if truths.Count(n).passes(three)] == [3]
     short = stereo(synth.padded(tones.tone("sine", 60, synth.samples(0.5)), synth.samples(3)))
     assert truths.Lasts(0.3, 0.7).passes(short)

@@ -86,3 +86,26 @@ def test_noise_has_the_colour_it_is_given():
     rng = np.random.default_rng(0)
     assert measures.share(synth.noise(rng, 88200, synth.band(1000, 2000)), 800, 2500) > 0.9
     assert measures.rms(synth.noise(rng, 50000, np.ones_like)) == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("midi", range(tones.LOWEST, tones.HIGHEST + 1))
+def test_tuned_notes_come_out_even_and_stay_close(midi: int):
+    tuned = tones.tuned(midi)
+    assert abs(tuned - midi) * 100 <= tones.MOST_CENTS
+    cycles = synth.hertz(tuned) * tones.TUNINGS[-1] / synth.RATE
+    assert cycles == pytest.approx(round(cycles), abs=1e-6)
+
+
+@pytest.mark.parametrize("bpm", range(60, 181))
+def test_beats_fall_on_units_and_keep_the_tempo(bpm: int):
+    samples = synth.beat(bpm)
+    assert samples % synth.UNIT == 0
+    assert 60 * synth.RATE / samples == pytest.approx(bpm, rel=0.018)
+
+
+def test_a_bass_line_is_one_string_faded_in_and_out():
+    """A note played later is what the note would have been by then."""
+    whole, later = tones.bass(40, 40000, 0), tones.bass(40, 20000, 10000)
+    ratio = later[2000:15000] / np.where(np.abs(whole[12000:25000]) > 0.05, whole[12000:25000], np.nan)
+    # Only the envelope differs, slowly.
+    assert np.nanmax(np.abs(np.diff(ratio))) < 0.01

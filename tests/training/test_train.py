@@ -28,7 +28,6 @@ from sa3_training.denoising import Denoiser
 from sa3_training.recipe import Plan
 from sa3_training.running import Stage
 
-FEW = {"steps": 2, "batch": 2}
 PATCHES = 300  # loud enough ones, both ways round, must be more than the components
 
 
@@ -38,9 +37,9 @@ def plan(folder: Path) -> Plan:
         clip_shards=1,
         latent_shards=1,
         workers=1,
-        autoencoder=autoencoding.Options(**FEW),
-        base=flow.Options(**FEW),
-        distil=distilling.Options(**FEW, path=2),
+        autoencoder=autoencoding.Options(steps=2, batch=2),
+        base=flow.Options(steps=2, batch=2),
+        distil=distilling.Options(steps=2, batch=2, path=2),
         quiet=True,
     )
 

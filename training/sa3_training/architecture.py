@@ -12,13 +12,14 @@ from sa3_engines import config as configs
 from sa3_engines import models, tables
 from sa3_engines.config import ModelConfig
 from sa3_engines.models import HERE
+from sa3_training import positions
 from sa3_training.tokens import MAX_TOKENS, VOCABULARY
 from stable_audio_3 import checkpoint
 from stable_audio_3.networks.layers import DyT, RMSNorm, RotaryBuffer
 from stable_audio_3.networks.same import SAME, WeightNormConv
 
 LATENT_CHANNELS, PATCH, RATIO = 128, 2048, 4096
-WIDTHS = {"autoencoder": 192, "dit": 160, "text": 128}
+WIDTHS = {"autoencoder": 192, "dit": 192, "text": 128}
 
 Json = dict[str, Any]
 
@@ -36,12 +37,12 @@ def config() -> Json:
         "io_channels": LATENT_CHANNELS,
         "embed_dim": WIDTHS["dit"],
         "depth": 4,
-        "num_heads": 2,
-        "ff_kwargs": {"mult": 2.5},
+        "num_heads": 3,
+        "ff_kwargs": {"mult": 2.0},
         "cond_token_dim": WIDTHS["text"],
         "global_cond_dim": WIDTHS["text"],
         "local_add_cond_dim": LATENT_CHANNELS + 1,
-        "num_memory_tokens": 8,
+        "num_memory_tokens": 12,
     }
     autoencoder = model["pretransform"]["config"]
     autoencoder["latent_dim"] = autoencoder["bottleneck"]["config"]["dim"] = LATENT_CHANNELS
@@ -57,7 +58,7 @@ def config() -> Json:
             "chunk_size": 2 * RATIO // PATCH,
             "transformer_depths": [2],
             "latent_dim": LATENT_CHANNELS,
-            "ff_mult": 1.5,
+            "ff_mult": 1.0,
             "differential": False,
             "conv_mapping": False,
             "mask_noise": 0.0,
@@ -103,6 +104,7 @@ def build(model: ModelConfig, seed: int) -> checkpoint.Networks:
                 _scale(branch, 0.5)
         _scale(net.project_out, 0.1)
         _scale(net.global_cond_embedder[2], 0.1)
+        positions.begin(networks.dit)
     if networks.conditioners is not None:
         nn.init.normal_(networks.conditioners.prompt["padding_embedding"], std=0.5)
     if networks.text is not None:

@@ -16,6 +16,7 @@ from sa3_training.clips import Crops
 from sa3_training.corpus import FAR_SIDE
 from sa3_training.optimising import Optimiser
 from sa3_training.running import State
+from sa3_training.sharing import Shared
 from stable_audio_3.networks.same import SAME
 
 SIZES = ((4096, 512), (2048, 256), (4096, 1024), (2048, 512))  # two resolutions a step, in turn
@@ -34,7 +35,17 @@ class Options:
     average: float = 0.99
     seed: int = 1
     device: str = "cpu"
+    parts: int = 2  # of a batch, each a thread's
     frozen_encoder: bool = False
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Part of a batch of sounds, the noise on their latents, and a number of its own."""
+
+    audio: Tensor
+    noise: Tensor
+    number: int
 
 
 class Autoencoding:
@@ -47,8 +58,14 @@ class Autoencoding:
         self.same, self.crops = same.to(options.device), crops
         self.latents = clips.LATENTS
         self.rope = rope(model, self.latents, options.device)
-        same.encoder.requires_grad_(not options.frozen_encoder)
-        same.bottleneck.requires_grad_(not options.frozen_encoder)
+        if options.frozen_encoder:
+            same.encoder.requires_grad_(False)
+            same.bottleneck.requires_grad_(False)
+        else:
+            components.freeze(same)
+        self.pins: list[components.Pin] = []
+        self.channels = same.bottleneck.bias.shape[1]
+        self.shared = Shared(self.same, options.parts)
         self.optimiser = Optimiser(
             same.named_parameters(), matrix_rate=options.matrix_rate, rate=options.rate, average=options.average
         )
@@ -63,6 +80,7 @@ class Autoencoding:
             components.balance(self.same, latents.std((0, 2)))
             latents = self.same.encode(self.batch(running.generator(options.seed, -1), 8 * options.batch), self.rope)
             self.same.bottleneck.running_std.mul_(latents.std())
+        self.pins = components.pins(self.same)
         self.optimiser.forget()
 
     def batch(self, draw: torch.Generator, count: int) -> Tensor:
@@ -80,28 +98,42 @@ class Autoencoding:
             self.begin()
         draw = running.generator(self.options.seed, index)
         audio = self.batch(draw, self.options.batch)
-        latents = self.same.encode(audio, self.rope)
         sigma = NOISE * torch.rand(len(audio), 1, 1, generator=draw).to(audio.device)
-        noise = torch.randn(latents.shape, generator=draw).to(audio.device)
-        made = self.same.decode(latents + sigma * noise, self.rope)
-        losses = spectra.loss(made, audio, SIZES[index % len(SIZES)], draw)
-        total = sum((WEIGHTS[name] * value for name, value in losses.items()), audio.new_zeros(()))
-        norm = self.optimiser.step(total, running.rate(index, self.steps), index)
-        self._follow(latents)
-        return {"loss": float(total.detach()), "norm": norm} | {k: float(v.detach()) for k, v in losses.items()}
+        noise = sigma * torch.randn(len(audio), self.channels, self.latents, generator=draw).to(audio.device)
+        parts = [
+            Noisy(audio[i :: self.options.parts], noise[i :: self.options.parts], index * self.options.parts + i)
+            for i in range(self.options.parts)
+        ]
+        found = self.shared.gradients(parts, self.losses)
+        for pin in self.pins:
+            pin.still()
+        norm = self.optimiser.step(running.rate(index, self.steps), index)
+        for pin in self.pins:
+            pin.hold()
+        self._follow(found.pop("spread"))
+        return found | {"norm": norm}
+
+    def losses(self, same: SAME, part: Noisy) -> Mapping[str, Tensor]:
+        latents = same.encode(part.audio, self.rope)
+        made = same.decode(latents + part.noise, self.rope)
+        draw = running.generator(self.options.seed + 1, part.number)
+        losses = spectra.loss(made, part.audio, SIZES[part.number // self.options.parts % len(SIZES)], draw)
+        total = sum((WEIGHTS[name] * value for name, value in losses.items()), part.audio.new_zeros(()))
+        return {"loss": total, "spread": latents.detach().std(), **losses}
 
     @torch.no_grad()
-    def _follow(self, latents: Tensor) -> None:
+    def _follow(self, spread: float) -> None:
         """The bottleneck divides by the spread it has seen."""
         if not self.options.frozen_encoder:
             held = self.same.bottleneck.running_std
-            held.lerp_(held * latents.std(), 1 - SPREAD_MEMORY)
+            held.lerp_(held * spread, 1 - SPREAD_MEMORY)
 
     def state(self) -> State:
         return {"same": self.same.state_dict(), "optimiser": self.optimiser.state()}
 
     def restore(self, state: State) -> None:
         self.same.load_state_dict(state["same"])
+        self.pins = components.pins(self.same)
         self.optimiser.restore(state["optimiser"])
 
 

@@ -50,6 +50,13 @@ CENTRES = ("in the centre", "in the center", "centred", "centered", "in the midd
 LEADS = ("sound of ", "a recording of ", "please make ", "I want ", "the sound of ", "give me ", "sample of ", "play ",
          "generate ", "make ", "recording of ", "audio of ", "I need ", "can you make ", "sound effect of ", "please, ",
          "some sound: ", "create ", "just ")  # fmt: skip
+FILLERS = ("the", "a", "of", "with", "on", "in", "at", "to", "from", "for", "my", "this", "that", "it", "is", "and",
+           "some", "just", "now", "then", "here", "really", "nice", "good", "clean", "real", "new", "old", "playing",
+           "plays", "played", "sounding", "made", "hear", "like", "as", "by", "please", "exactly", "something",
+           "digital", "studio", "classic", "you", "your", "can", "will", "be", "who", "which", "using")  # fmt: skip
+BOUND = frozenset(("sharp", "flat", "major", "minor", "maj", "min", "bpm", "beats", "per", "minute", "hz", "times", "c",
+                   "side", "speaker", "channel", "ear"))  # fmt: skip
+BREAKS = ("; ", " - ", ": ", " / ", " ", " and ", ". ")
 TRAILS = ("please", "sound", "sound effect", "nothing else", "thanks", "recording", "clean", "isolated", "high quality")
 
 
@@ -246,10 +253,28 @@ def caption(dice: Dice, phrase: Phrase, words: Sequence[str] = (), side: str = "
     text = lead + text
     comma = chance(dice, 0.6)
     for word in after:
-        text += (", " if comma else " ") + word
+        if chance(dice, 0.12):
+            text = f"{word}{pick(dice, (', ', ': ', ' '))}{text}"
+        else:
+            text += (", " if comma else " ") + word
     if chance(dice, 0.04):
         text += ", " + pick(dice, TRAILS)
+    if chance(dice, 0.25):
+        text = filled(dice, text)
     return _written(dice, text)
+
+
+def filled(dice: Dice, text: str) -> str:
+    """With words and signs in it that say nothing: people have more ways to put things than any list of ours."""
+    if chance(dice, 0.4):
+        text = text.replace(", ", pick(dice, BREAKS))
+    words = text.split(" ")
+    for _ in range(int(dice.integers(1, 4))):
+        at = int(dice.integers(0, len(words) + 1))
+        # Not between words that mean something together: F sharp, 120 bpm.
+        if at == len(words) or words[at].lower().strip(",.;:") not in BOUND:
+            words.insert(at, pick(dice, FILLERS))
+    return " ".join(words)
 
 
 def _joined(dice: Dice, adjectives: Sequence[str], text: str) -> str:

@@ -1,7 +1,8 @@
 """Where the autoencoder begins: principal components of the corpus, carried into latents and back by its first blocks.
 
 A projection needs no training, and what comes after it starts from sound instead of from noise. Panning is one number
-per patch: how much the side is like the middle. The side is then that number times the middle.
+per patch: whether the side is like the middle, like its opposite, or nothing. The side is then that number times the
+middle. What makes this number is pinned: training, which sees mostly sounds in the centre, would wear it away.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sa3_training.clips import Crops
 from stable_audio_3.networks.same import SAME, Block, ResamplingBlock, WeightNormConv
@@ -24,7 +25,9 @@ GAIN = 0.25  # from patches to tokens: a loud tone is then about four
 SLOPE = 0.12  # of the norms: tokens pass them nearly unchanged
 SMALL = 0.05  # of the usual size of what the other branches add
 SHARP, REACH = 9.0, 10.0  # how decidedly the first blocks look at one place, and the bound of a query's values
-PAN_GAIN, PAN_SHARE = 400.0, 0.25  # panning is a sign, whatever the level; it is as large as other latents
+PAN_GAIN, PAN_SHARE = 2000.0, 0.12  # panning is a sign, whatever the level; it is as large as other latents
+MARK = 6.0  # of a learned token, by which it is known
+PROBES_SEED = 11
 SIDE = 0.92  # of the middle: a little more than the corpus has in a panned sound, for what the norms take away
 
 
@@ -69,8 +72,26 @@ class Layout:
 
     @property
     def rest(self) -> list[int]:
-        """Further components in patches, and the mark of a learned token."""
-        return list(range(max(2 * self.room, self.latents), self.width - 1))
+        """Further components of the middle in a decoder's patches, finer than what a latent holds."""
+        return list(range(2 * self.room, 2 * self.room + self._further))
+
+    @property
+    def rest_side(self) -> list[int]:
+        """The same of the side."""
+        return list(range(2 * self.room + self._further, 2 * self.room + 2 * self._further))
+
+    @property
+    def probes(self) -> list[int]:
+        """Where an encoder's patches hold what panning is found with, as many as `side` has."""
+        return list(range(2 * self.room, min(3 * self.room, self.mark)))
+
+    @property
+    def _further(self) -> int:
+        return (self.width - 2 - 2 * self.room) // 2
+
+    @property
+    def mark(self) -> int:
+        return self.width - 2
 
     @property
     def pan(self) -> int:
@@ -87,7 +108,7 @@ class Layout:
 
     @property
     def components(self) -> int:
-        return self.room + len(self.rest)
+        return self.room + self._further
 
 
 def layout_of(same: SAME) -> Layout:
@@ -103,35 +124,112 @@ def begin(same: SAME, components: Tensor) -> None:
     form = layout_of(same)
     for half in (encoder, decoder):
         half.new_tokens.zero_()
-        half.new_tokens[0, 0, form.rest] = 2.0 * torch.tensor([(-1.0) ** i for i in form.rest])
-        for block in cast("list[Block]", list(half.transformers)):
+        half.new_tokens[0, 0, form.mark] = MARK
+        for block in _blocks(half):
             for norm in (block.pre_norm, block.ff_norm):
                 norm.alpha.fill_(SLOPE)
                 norm.gamma.fill_(1 / SLOPE)
             for branch in (block.self_attn.to_out, block.ff.ff[2]):
                 branch.get_parameter("weight").mul_(SLOPE * SMALL)
-    blocks = cast("list[Block]", [encoder.transformers[0], encoder.transformers[-1], decoder.transformers[0]])
-    pairs = list(zip(form.side, form.middle, strict=True))
-    _multiply(blocks[0], pairs, [form.pan] * form.room, PAN_GAIN)
-    _multiply(blocks[2], [(a, form.pan) for a in form.middle], form.side, SIDE * SLOPE)
+                branch.get_parameter("weight")[[form.pan, form.mark]] = 0
+    first, last = _blocks(encoder)[0], _blocks(encoder)[-1]
+    for block in (first, last):  # nothing comes between the patches and what they are panned by
+        block.self_attn.to_out.weight.zero_()
+    probed = list(zip(form.probes, form.side, strict=False))
+    _multiply(first, probed, [form.pan] * len(probed), PAN_GAIN)
+    opening, closing = _blocks(decoder)[0], _blocks(decoder)[-1]
+    _multiply(opening, [(a, form.pan) for a in form.middle], form.side, SIDE * SLOPE)
+    _multiply(closing, [(a, form.pan) for a in form.rest], form.rest_side, SIDE * SLOPE)
     # In a group an encoder's latent comes after its patches, a decoder's before them.
     strides = range(form.stride)
     scales = [1.0] * form.room
     reads = [Move(p - form.stride, form.token, form.latent(p), [*scales, PAN_SHARE]) for p in strides]
     writes = [Move(-1 - p, form.latent(p), form.token, [*scales, 1 / PAN_SHARE]) for p in strides]
-    _carry(blocks[1], encoder.new_tokens[0, 0], reads)
-    _carry(blocks[2], decoder.new_tokens[0, 0], writes)
+    _carry(last, encoder.new_tokens[0, 0], reads)
+    _carry(opening, decoder.new_tokens[0, 0], writes)
+    for place in strides:
+        last.ff.ff[2].get_parameter("weight")[form.latent(place)[-1]] = 0
     same.encoder.layers[2].get_parameter("weight").copy_(torch.eye(form.latents, form.width))
     same.decoder.layers[1].get_parameter("weight").copy_(torch.eye(form.width, form.latents))
-    basis = torch.full((form.width, 2 * components.shape[1]), 1e-4)  # a direction must not be nothing
-    half = components * 0.5**0.5
-    basis[form.middle] = torch.cat((half[: form.room], half[: form.room]), dim=1)
-    basis[form.side] = torch.cat((half[: form.room], -half[: form.room]), dim=1)
-    basis[form.rest] = torch.cat((half[form.room :], half[form.room :]), dim=1)
-    _set(encoder.mapping, GAIN * basis[:, :, None])
+    patch = components.shape[1]
+    half, further = components[: form.room] * 0.5**0.5, components[form.room :] * 0.5**0.5
+    basis = torch.full((form.width, 2 * patch), 1e-4)  # a direction must not be nothing
+    basis[form.middle] = torch.cat((half, half), dim=1)
+    basis[form.side] = torch.cat((half, -half), dim=1)
+    basis[form.rest] = torch.cat((further, further), dim=1)
+    basis[form.rest_side] = torch.cat((further, -further), dim=1)
     _set(decoder.mapping, basis.T[:, :, None] / GAIN)
     # What marks the learned tokens as such, and their panning, is nothing to be heard.
     decoder.mapping.bias.copy_(-basis.T @ decoder.new_tokens[0, 0] / GAIN)
+    # In any direction, also those the components leave out, a panned side is a multiple of the middle.
+    draw = torch.Generator().manual_seed(PROBES_SEED)
+    probes = torch.randn(len(probed), patch, generator=draw) * (0.5 / len(probed)) ** 0.5
+    basis[form.probes] = torch.cat((probes, probes), dim=1)
+    basis[form.side] = 0.0
+    basis[form.side[: len(probed)]] = torch.cat((probes, -probes), dim=1)
+    basis[form.side[len(probed) :]] = 1e-4
+    _set(encoder.mapping, GAIN * basis[:, :, None])
+
+
+def _blocks(half: ResamplingBlock) -> list[Block]:
+    return cast("list[Block]", list(half.transformers))
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Entries of a parameter that training leaves as they are."""
+
+    parameter: nn.Parameter
+    where: Tensor
+    value: Tensor
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        self.parameter[self.where] = self.value
+
+    def still(self) -> None:
+        """Takes its part out of the gradient, which it could dwarf."""
+        if self.parameter.grad is not None:
+            self.parameter.grad[self.where] = 0
+
+
+def freeze(same: SAME) -> None:
+    """The parts of the encoder that are not trained: all that could disturb the panning and is no matrix's entry."""
+    encoder = cast("ResamplingBlock", same.encoder.layers[0])
+    encoder.requires_grad_(False)
+    same.bottleneck.requires_grad_(False)
+    for block in _blocks(encoder):
+        for layer in (block.ff.ff[0].get_submodule("proj"), block.ff.ff[2]):
+            layer.requires_grad_(True)
+
+
+def pins(same: SAME) -> list[Pin]:
+    """What makes panning of patches, and patches of panning, as it is now."""
+    encoder = cast("ResamplingBlock", same.encoder.layers[0])
+    decoder = cast("ResamplingBlock", same.decoder.layers[3])
+    form = layout_of(same)
+    found: list[Pin] = []
+
+    def pin(parameter: Tensor, rows: Sequence[int]) -> None:
+        where = torch.tensor(list(rows), dtype=torch.long, device=parameter.device)
+        found.append(Pin(cast("nn.Parameter", parameter), where, parameter.detach()[where].clone()))
+
+    for half, factors in ((encoder, (len(form.probes), 0)), (decoder, (len(form.middle), len(form.rest)))):
+        for block, count in zip((_blocks(half)[0], _blocks(half)[-1]), factors, strict=True):
+            gate = block.ff.ff[0].get_submodule("proj")
+            inner = gate.get_parameter("weight").shape[0] // 2
+            units = [*range(2 * count), *range(inner, inner + 2 * count)]
+            pin(gate.get_parameter("weight"), units)
+            pin(gate.get_parameter("bias"), units)
+            for branch in (block.ff.ff[2], block.self_attn.to_out):
+                pin(branch.get_parameter("weight"), (form.pan, form.mark))
+            pin(block.ff.ff[2].get_parameter("bias"), (form.pan, form.mark))
+    pan = [form.latent(place)[-1] for place in range(form.stride)]
+    out = _blocks(encoder)[-1].ff.ff[2]
+    for layer in (out, same.encoder.layers[2]):
+        pin(layer.get_parameter("weight"), pan)
+        pin(layer.get_parameter("bias"), pan)
+    return found
 
 
 @dataclass(frozen=True)

@@ -84,12 +84,12 @@ def plan(seed: int, split: str = "train") -> Plan:
 def _plan(rng: np.random.Generator, kind: Kind) -> Plan:
     length: Length = ""
     colour: Colour = ""
-    if kind.lengths and rng.random() < 0.12:
+    if kind.lengths and rng.random() < 0.16:
         length = "short" if rng.random() < 0.6 else "long"
-    if kind.colours and rng.random() < 0.12:
+    if kind.colours and rng.random() < 0.16:
         colour = "bright" if rng.random() < 0.5 else "dark"
-    level = ("loud", "quiet")[int(rng.integers(2))] if rng.random() < 0.14 else ""
-    side = ("left", "right", "left", "right", "centre")[int(rng.integers(5))] if rng.random() < 0.14 else ""
+    level = ("loud", "quiet")[int(rng.integers(2))] if rng.random() < 0.18 else ""
+    side = ("left", "right", "left", "right", "centre")[int(rng.integers(5))] if rng.random() < 0.18 else ""
     seconds = _seconds(rng, kind, long=length == "long")
     sketch = kind.sketch(Draw(rng=rng, seconds=seconds, length=length, colour=colour))
     words = [word for word in (length, colour if sketch.coloured else "", level) if word]

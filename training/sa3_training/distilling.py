@@ -16,9 +16,11 @@ from torch import Tensor
 from sa3_runtime import schedule
 from sa3_training import flow, running
 from sa3_training.denoising import Asked, Denoiser
+from sa3_training.flow import Noised
 from sa3_training.latents import Dataset
 from sa3_training.optimising import Optimiser
 from sa3_training.running import State
+from sa3_training.sharing import Shared
 
 LEVELS = schedule.build(8, 1.0, None, np.ones(1))[0]  # of the default request
 
@@ -34,7 +36,8 @@ class Options:
     path: int = 4  # steps from pure noise; fewer from further on
     seed: int = 3
     device: str = "cpu"
-    half: bool = True  # multiply in bfloat16
+    parts: int = 2  # of a batch, each a thread's
+    half: bool | None = None  # multiply in bfloat16; None: where the device is made for it
 
 
 class Distillation:
@@ -44,8 +47,10 @@ class Distillation:
         """Both begin as the flow stage left them."""
         self.student, self.teacher = student.to(options.device), teacher.to(options.device).requires_grad_(False)
         self.options, self.steps = options, options.steps
+        self.half = running.half(options.device) if options.half is None else options.half
         asks = flow.Options(batch=options.batch, dropped=0.0, full_padding=0.3, device=options.device)
         self.batches = flow.Batches(data, student.model, asks)
+        self.shared = Shared(self.student, options.parts)
         self.optimiser = Optimiser(
             student.named_parameters(), matrix_rate=options.matrix_rate, rate=options.rate, average=options.average
         )
@@ -53,21 +58,25 @@ class Distillation:
     def step(self, index: int) -> Mapping[str, float]:
         draw = running.generator(self.options.seed, index)
         batch = self.batches.make(draw)
-        x0 = batch.latents
+        noise = torch.randn(batch.latents.shape, generator=draw).to(batch.latents.device)
         level = index % (len(LEVELS) - 1)
-        t = float(LEVELS[level])
-        x = (1 - t) * x0 + t * torch.randn(x0.shape, generator=draw).to(x0.device)
-        levels = torch.full((len(x),), t)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.half):
-            end = self.path(x, t, level, batch.asked)
-            found = x - t * self.student(x, levels, batch.asked).float()
-        each = ((found - end).square() * batch.weight).mean((1, 2)) / batch.weight.mean((1, 2))
-        share = flow.shares(x0, batch.weight)
-        loss = (each * share).mean() / share.mean()
+        levels = torch.full((len(noise),), float(LEVELS[level]))
+        parts = Noised(batch, noise, levels).split(self.options.parts)
+        found = self.shared.gradients(parts, lambda student, part: self.losses(student, part, level))
         share = running.rate(index, self.steps, warm=30, fall=0.6)
-        norm = self.optimiser.step(loss, share, index)
-        truth = ((found.detach() - x0).square() * batch.weight).mean() / batch.weight.mean()
-        return {"loss": float(loss.detach()), "truth": float(truth), "norm": norm}
+        return found | {"norm": self.optimiser.step(share, index)}
+
+    def losses(self, student: Denoiser, part: Noised, level: int) -> Mapping[str, Tensor]:
+        x0, asked, t = part.batch.latents, part.batch.asked, float(LEVELS[level])
+        x = (1 - t) * x0 + t * part.noise
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            end = self.path(x, t, level, asked)
+            found = x - t * student(x, part.levels, asked).float()
+        weight = part.batch.weight
+        each = ((found - end).square() * weight).mean((1, 2)) / weight.mean((1, 2))
+        share = flow.shares(x0, weight)
+        truth = ((found.detach() - x0).square() * weight).mean() / weight.mean()
+        return {"loss": (each * share).mean() / share.mean(), "truth": truth}
 
     @torch.no_grad()
     def path(self, x: Tensor, t: float, level: int, asked: Asked) -> Tensor:

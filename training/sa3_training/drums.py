@@ -12,7 +12,7 @@ from sa3_training.synth import Array, band, decay, samples
 from sa3_training.truths import Check, Count, Lasts, Noisy, Share, Tempo
 
 SEED = 3  # a caption that says `kick` says nothing of which, so each drum is always the same
-REPEAT_SECONDS = 0.5
+REPEAT_SAMPLES = 48 * synth.UNIT  # 0.56 s, six latents: every hit of a row looks the same
 
 
 def _noise(count: int, low: float, high: float) -> Array:
@@ -37,8 +37,8 @@ def _snare() -> Array:
 def _clap() -> Array:
     count, strike = samples(0.3), samples(0.011)
     burst = _noise(count, 900, 2600)
-    strikes = [(at, burst[:strike] * decay(strike, 0.005)) for at in (0.0, 0.011, 0.022)]
-    return synth.placed([*strikes, (0.033, burst * decay(count, 0.06))], count)
+    strikes = [(samples(at), burst[:strike] * decay(strike, 0.005)) for at in (0.0, 0.011, 0.022)]
+    return synth.placed([*strikes, (samples(0.033), burst * decay(count, 0.06))], count)
 
 
 def _closed_hat() -> Array:
@@ -127,7 +127,7 @@ def _repeated(draw: Draw) -> Sketch:
     return Sketch(
         key=f"times {name} {times}",
         phrase=captions.repeated(draw.rng, COUNTED[name], times),
-        wave=lambda: synth.placed([(i * REPEAT_SECONDS, drum(name)) for i in range(times)], draw.count),
+        wave=lambda: synth.placed([(i * REPEAT_SAMPLES, drum(name)) for i in range(times)], draw.count),
         checks=repeated_checks(name, times),
     )
 
@@ -180,10 +180,10 @@ def loop_checks(pattern: str, bpm: float) -> tuple[Check, ...]:
 
 
 def _looped(pattern: str, bpm: float, count: int) -> Array:
-    beat = 60 / bpm
-    bars = int(count / synth.RATE / (4 * beat)) + 1
+    units = synth.beat(bpm) // synth.UNIT
+    bars = count // (4 * units * synth.UNIT) + 1
     pieces = [
-        ((4 * bar + at) * beat, drum(name) * np.float32(loudness))
+        (int((4 * bar + at) * units) * synth.UNIT, drum(name) * np.float32(loudness))
         for bar in range(bars)
         for name, loudness, beats in PATTERNS[pattern].hits
         for at in beats
@@ -206,5 +206,5 @@ def _loop(draw: Draw) -> Sketch:
 KINDS = (
     Kind(name="hit", weight=13, sketch=_hit, seconds=(1.0, 4.0)),
     Kind(name="repeated", weight=3, sketch=_repeated, seconds=(2.5, 4.0)),
-    Kind(name="loop", weight=14, sketch=_loop, seconds=(4.0, 8.0)),
+    Kind(name="loop", weight=18, sketch=_loop, seconds=(4.0, 8.0)),
 )

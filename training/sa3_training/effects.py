@@ -12,6 +12,9 @@ from sa3_training.truths import Check, Moves, Noisy, Share
 
 SWEEPS = ("sweep", "noise sweep", "riser")
 LOWEST_HZ, HIGHEST_HZ = 120.0, 4000.0
+SWEEP_SECONDS = (0.5, 2.0, 4.0, 8.0, 16.0)
+NOISE_SEED = 4
+SIREN_SECONDS = 176 * synth.UNIT / synth.RATE  # from low to low: 22 latents
 
 
 def sweep_checks(*, up: bool) -> tuple[Check, ...]:
@@ -23,9 +26,10 @@ def _path(count: int, *, up: bool) -> Array:
     return np.float32(LOWEST_HZ) * np.float32(HIGHEST_HZ / LOWEST_HZ) ** (rise if up else 1 - rise)
 
 
-def _swept_noise(draw: Draw, hz: Array) -> Array:
+def _swept_noise(hz: Array) -> Array:
     """Noise of a narrow band, carried along a path: two carriers in quadrature leave no mirror image."""
-    still, turned = (synth.noise(draw.rng, len(hz), synth.band(1, 120)) for _ in range(2))
+    rng = np.random.default_rng(NOISE_SEED)  # a whoosh is a whoosh: no two of a length differ
+    still, turned = (synth.noise(rng, len(hz), synth.band(1, 120)) for _ in range(2))
     phase = synth.glide(hz)
     return still * synth.sine(phase) + turned * synth.sine(phase + np.float32(0.25))
 
@@ -41,12 +45,14 @@ def _sweep(draw: Draw) -> Sketch:
     what, up = draw.pick(SWEEPS), bool(draw.rng.integers(2))
 
     def wave() -> Array:
-        hz = _path(draw.sounding, up=up)
+        # As much as there is room for of one of a few: a sweep for every tenth of a second would be many to learn.
+        seconds = min(s for s in SWEEP_SECONDS if synth.samples(s) >= draw.sounding)
+        hz = _path(synth.samples(seconds), up=up)
         if what == "noise sweep":
-            swept = _swept_noise(draw, hz)
+            swept = _swept_noise(hz)
         else:
             swept = _riser(hz, up=up) if what == "riser" else synth.sine(synth.glide(hz))
-        return synth.padded(synth.faded(swept, 0.02, 0.04), draw.count)
+        return synth.padded(synth.faded(swept[: draw.sounding], 0.02, 0.04), draw.count)
 
     return Sketch(
         key=f"{what} {up}",
@@ -58,18 +64,20 @@ def _sweep(draw: Draw) -> Sketch:
 
 def _beeping(draw: Draw) -> Array:
     beep = drums.drum("beep")
-    times = int(draw.sounding / synth.RATE / drums.REPEAT_SECONDS) + 1
-    return synth.placed([(i * drums.REPEAT_SECONDS, beep) for i in range(times)], draw.sounding)
+    times = draw.sounding // drums.REPEAT_SAMPLES + 1
+    return synth.placed([(i * drums.REPEAT_SAMPLES, beep) for i in range(times)], draw.sounding)
 
 
 def _siren(draw: Draw) -> Array:
-    swing = -np.cos(2 * np.pi * 0.5 * synth.clock(draw.sounding))
-    return synth.sine(synth.glide(900 + 300 * swing))
+    swing = -np.cos(2 * np.pi * synth.cycles(1 / SIREN_SECONDS, draw.sounding))
+    # Whole cycles in a swing: it looks the same every time.
+    return synth.sine(synth.glide(round(900 * SIREN_SECONDS) / SIREN_SECONDS + 300 * swing))
 
 
 def _engine(draw: Draw) -> Array:
-    pulse = np.float32(0.85) - np.float32(0.15) * synth.sine(synth.cycles(12, draw.sounding))
-    return synth.periodic(synth.cycles(60, draw.sounding), tones.SAW[:10], 60) * pulse
+    pulse = np.float32(0.85) - np.float32(0.15) * synth.sine(synth.cycles(tones.even(12), draw.sounding))
+    hz = tones.even(60)
+    return synth.periodic(synth.cycles(hz, draw.sounding), tones.SAW[:10], hz) * pulse
 
 
 def _coloured(shape: synth.Shape) -> Callable[[Draw], Array]:
@@ -162,7 +170,7 @@ def _ambience(draw: Draw) -> Sketch:
 
 
 KINDS = (
-    Kind(name="sweep", weight=5, sketch=_sweep, lengths=True),
+    Kind(name="sweep", weight=6, sketch=_sweep, lengths=True),
     Kind(name="machine", weight=3, sketch=_machine, seconds=(3.0, 6.0)),
     Kind(name="ambience", weight=7, sketch=_ambience, lengths=True),
 )

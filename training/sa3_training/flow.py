@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,16 +16,18 @@ from sa3_training.denoising import Asked, Denoiser, nothing_kept
 from sa3_training.latents import Dataset
 from sa3_training.optimising import Optimiser
 from sa3_training.running import State
+from sa3_training.sharing import Shared
 
 PADDING_SECONDS = 6.0  # what the pipeline makes more than was asked for
 FEWER_PADDING = 6  # latents; most batches have no more, since silence teaches little
 QUIET = 0.05  # mean square below which latents count alike
+BEGINNING = 26  # latents, 2.4 s
 TAIL_WEIGHT = 0.25  # of a latent beyond the duration
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    steps: int = 4000
+    steps: int = 6000
     batch: int = 32
     matrix_rate: float = 3e-3
     rate: float = 1e-3
@@ -33,9 +35,11 @@ class Options:
     dropped: float = 0.1
     inpainted: float = 0.15
     full_padding: float = 0.1
+    beginnings: float = 0.7  # batches that end after BEGINNING latents: most is said by then, in half the time
     seed: int = 2
     device: str = "cpu"
-    half: bool = True  # multiply in bfloat16
+    parts: int = 2  # of a batch, each a thread's
+    half: bool | None = None  # multiply in bfloat16; None: where the device is made for it
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,26 @@ class Batch:
     latents: Tensor  # (items, channels, frames)
     asked: Asked
     weight: Tensor  # (items, 1, frames)
+
+    def part(self, index: int, parts: int) -> Batch:
+        """Every so manieth item."""
+        of = slice(index, None, parts)
+        asked = self.asked
+        dropped = asked.dropped if asked.dropped is None else asked.dropped[of]
+        asked = replace(asked, ids=asked.ids[of], seconds=asked.seconds[of], local=asked.local[of], dropped=dropped)
+        return Batch(self.latents[of], asked, self.weight[of])
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch with the noise that is added to it, and how much of it, (items,)."""
+
+    batch: Batch
+    noise: Tensor
+    levels: Tensor
+
+    def split(self, parts: int) -> list[Noised]:
+        return [Noised(self.batch.part(i, parts), self.noise[i::parts], self.levels[i::parts]) for i in range(parts)]
 
 
 class Batches:
@@ -60,10 +84,13 @@ class Batches:
         near = torch.randint(low, min(low + reach, len(data)), (options.batch,), generator=draw).numpy()
         chosen = self.order[near]
         padding = PADDING_SECONDS
-        if not (full if full is not None else _chance(draw, options.full_padding)):
+        whole = full if full is not None else _chance(draw, options.full_padding)
+        if not whole:
             padding = float(FEWER_PADDING * self.model.ratio / self.model.sample_rate)
         seconds = data.seconds[chosen]
         frames = lengths.frames(self.model, [float(s) for s in seconds], padding, self.model.sample_size)
+        if not whole and _chance(draw, options.beginnings):
+            frames = min(frames, BEGINNING)
         canvas = torch.from_numpy(np.stack([data.canvas(int(i), frames) for i in chosen])).transpose(1, 2)
         sounding = torch.from_numpy(lengths.effective(self.model, [float(s) for s in seconds]))
         inside = torch.arange(frames)[None] < sounding[:, None]
@@ -115,7 +142,9 @@ class Flow:
 
     def __init__(self, denoiser: Denoiser, data: Dataset, options: Options) -> None:
         self.denoiser, self.options, self.steps = denoiser.to(options.device), options, options.steps
+        self.half = running.half(options.device) if options.half is None else options.half
         self.batches = Batches(data, denoiser.model, options)
+        self.shared = Shared(self.denoiser, options.parts)
         self.optimiser = Optimiser(
             denoiser.named_parameters(), matrix_rate=options.matrix_rate, rate=options.rate, average=options.average
         )
@@ -123,23 +152,25 @@ class Flow:
     def step(self, index: int) -> Mapping[str, float]:
         draw = running.generator(self.options.seed, index)
         batch = self.batches.make(draw)
-        x0 = batch.latents
-        t = noise_levels(len(x0), draw).to(x0.device)
-        noise = torch.randn(x0.shape, generator=draw).to(x0.device)
+        levels = noise_levels(len(batch.latents), draw).to(batch.latents.device)
+        noise = torch.randn(batch.latents.shape, generator=draw).to(batch.latents.device)
+        parts = Noised(batch, noise, levels).split(self.options.parts)
+        found = self.shared.gradients(parts, self.losses)
+        return found | {"norm": self.optimiser.step(running.rate(index, self.steps), index)}
+
+    def losses(self, denoiser: Denoiser, part: Noised) -> Mapping[str, Tensor]:
+        x0, noise, t = part.batch.latents, part.noise, part.levels
         x = (1 - t)[:, None, None] * x0 + t[:, None, None] * noise
-        with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.options.half):
-            found = self.denoiser(x, t, batch.asked)
-        error = (found.float() - (noise - x0)).square() * batch.weight
-        each = error.mean((1, 2)) / batch.weight.mean((1, 2))
-        share = shares(x0, batch.weight)
-        loss = (each * share).mean() / share.mean()
-        norm = self.optimiser.step(loss, running.rate(index, self.steps), index)
+        with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.half):
+            found = denoiser(x, t, part.batch.asked)
+        weight = part.batch.weight
+        each = ((found.float() - (noise - x0)).square() * weight).mean((1, 2)) / weight.mean((1, 2))
+        share = shares(x0, weight)
         high = t > 0.95
         return {
-            "loss": float(loss.detach()),
-            "high": float(each.detach()[high].mean()) if bool(high.any()) else float(loss.detach()),
-            "low": float(each.detach()[~high].mean()) if bool((~high).any()) else float(loss.detach()),
-            "norm": norm,
+            "loss": (each * share).mean() / share.mean(),
+            "high": each[high].mean() if bool(high.any()) else each.mean(),
+            "low": each[~high].mean() if bool((~high).any()) else each.mean(),
         }
 
     def state(self) -> State:

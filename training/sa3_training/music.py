@@ -16,7 +16,8 @@ TRIADS = {"major": (0, 4, 7), "minor": (0, 3, 7)}
 RUN_INSTRUMENTS = ("pluck", "sine", "square", "bell")
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11, 12), "minor": (0, 2, 3, 5, 7, 8, 10, 12)}
 ARPEGGIOS = {"major": (0, 4, 7, 12), "minor": (0, 3, 7, 12)}
-STEP_SECONDS = 0.25
+STEP_SAMPLES = 32 * synth.UNIT  # of a scale: 0.37 s, four latents
+STEP_SECONDS = STEP_SAMPLES / synth.RATE
 NATURALS = (0, 2, 4, 5, 7, 9, 11)
 
 
@@ -112,8 +113,7 @@ def _run(draw: Draw, what: str, steps: Mapping[str, tuple[int, ...]]) -> Sketch:
     notes = [root(pitch_class) + step for step in steps[quality]][:: 1 if up else -1]
 
     def wave() -> Array:
-        length = synth.samples(STEP_SECONDS)
-        pieces = [(i * STEP_SECONDS, tones.tone(instrument, tones.tuned(n), length)) for i, n in enumerate(notes)]
+        pieces = [(i * STEP_SAMPLES, tones.tone(instrument, tones.tuned(n), STEP_SAMPLES)) for i, n in enumerate(notes)]
         return synth.placed(pieces, draw.count)
 
     return Sketch(
@@ -138,12 +138,12 @@ def _bass_line(draw: Draw) -> Sketch:
     pitch_class, bpm = int(draw.rng.integers(12)), captions.tempo(draw.rng)
 
     def wave() -> Array:
-        beat = 60 / bpm
-        length = synth.samples(beat * 0.8)
-        notes = [BASS_LOW + pitch_class + (0, 0, 7, 0)[i % 4] for i in range(int(draw.seconds / beat) + 1)]
-        return synth.placed(
-            [(i * beat, tones.tone("bass", tones.tuned(n), length)) for i, n in enumerate(notes)], draw.count
-        )
+        beat = synth.beat(bpm)
+        pitches = [tones.tuned(BASS_LOW + pitch_class + step) for step in (0, 0, 7, 0)]
+        starts = range(0, draw.count, beat)
+        # Every note goes on where a string that never stopped would be: it is then only faded in and out.
+        pieces = [(at, tones.bass(pitches[i % 4], 4 * beat // 5, at)) for i, at in enumerate(starts)]
+        return synth.placed(pieces, draw.count)
 
     return Sketch(
         key=f"bass line {pitch_class} {bpm}",
@@ -157,8 +157,8 @@ def _bass_line(draw: Draw) -> Sketch:
 KINDS = (
     Kind(name="note", weight=34, sketch=_note, lengths=True, colours=True),
     Kind(name="plain note", weight=3, sketch=_plain_note, lengths=True, colours=True),
-    Kind(name="chord", weight=9, sketch=_chord, lengths=True),
-    Kind(name="scale", weight=3, sketch=_scale, seconds=(2.2, 4.0)),
-    Kind(name="arpeggio", weight=4, sketch=_arpeggio, seconds=(1.5, 4.0)),
-    Kind(name="bass line", weight=3, sketch=_bass_line, seconds=(4.0, 8.0)),
+    Kind(name="chord", weight=11, sketch=_chord, lengths=True),
+    Kind(name="scale", weight=5, sketch=_scale, seconds=(3.0, 5.0)),
+    Kind(name="arpeggio", weight=4, sketch=_arpeggio, seconds=(1.6, 4.0)),
+    Kind(name="bass line", weight=4, sketch=_bass_line, seconds=(4.0, 8.0)),
 )

@@ -2,11 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal, as torch's own, but in single precision and all matrices of a shape at once: in
+    bfloat16, on a processor without it, this took five times as long as everything else in a step."""
+
+    MOMENTUM, DECAY, ITERATIONS = 0.95, 0.01, 5
+    THREADS = 2
+    COEFFICIENTS = (3.4445, -4.775, 2.0315)
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float) -> None:
+        super().__init__(list(parameters), {"lr": lr})
+        self._pool = ThreadPoolExecutor(self.THREADS)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert closure is None
+        for group in self.param_groups:
+            shapes: dict[tuple[int, int], list[nn.Parameter]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault((p.shape[0], p.shape[1]), []).append(p)
+            work = [several[i :: self.THREADS] for several in shapes.values() for i in range(self.THREADS)]
+            list(self._pool.map(self._move, filter(None, work), itertools.repeat(group["lr"])))
+
+    @torch.no_grad()
+    def _move(self, several: list[nn.Parameter], rate: float) -> None:
+        updates = self.orthogonal(torch.stack([self._momentum(p) for p in several]))
+        # The size of Adam's steps, so that one rate suits every shape.
+        far = rate * 0.2 * max(several[0].shape) ** 0.5
+        for p, update in zip(several, updates, strict=True):
+            p.mul_(1 - rate * self.DECAY).sub_(update, alpha=far)
+
+    def _momentum(self, p: nn.Parameter) -> Tensor:
+        assert p.grad is not None
+        held = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        held.lerp_(p.grad, 1 - self.MOMENTUM)
+        return p.grad.lerp(held, self.MOMENTUM)
+
+    @classmethod
+    def orthogonal(cls, matrices: Tensor) -> Tensor:
+        """(several, rows, columns) to the nearest with all singular values near one, by Newton and Schulz."""
+        tall = matrices.shape[1] > matrices.shape[2]
+        x = matrices.mT if tall else matrices
+        x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+        a, b, c = cls.COEFFICIENTS
+        for _ in range(cls.ITERATIONS):
+            square = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        return x.mT if tall else x
 
 
 class Optimiser:
@@ -21,18 +73,16 @@ class Optimiser:
         rest = [p for _, p in every if id(p) not in chosen]
         self.rates = (matrix_rate, rate)
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(inner, lr=matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            Muon(inner, lr=matrix_rate),
             torch.optim.Adam(rest, lr=rate, betas=(0.9, 0.98)),
         ]
+        self.names = [name for name, _ in every]
         self.parameters = [p for _, p in every]
         self.average = average
         self.averaged = [p.detach().clone() for p in self.parameters] if average else []
 
-    def step(self, loss: Tensor, share: float, index: int, most: float = 1.0) -> float:
-        """share: of the learning rate. Gives the gradient's norm before it was cut to `most`."""
-        for p in self.parameters:
-            p.grad = None
-        loss.backward()
+    def step(self, share: float, index: int, most: float = 1.0) -> float:
+        """share: of the learning rate. Uses the gradients up, and gives their norm before it was cut to `most`."""
         for p in self.parameters:
             if p.grad is None:  # every step updates the same, whatever it happened to use
                 p.grad = torch.zeros_like(p)
@@ -47,6 +97,8 @@ class Optimiser:
             with torch.no_grad():
                 for mean, p in zip(self.averaged, self.parameters, strict=True):
                     mean.lerp_(p, 1 - weight)
+        for p in self.parameters:
+            p.grad = None
         return norm
 
     def forget(self) -> None:
@@ -64,14 +116,17 @@ class Optimiser:
                 mean.copy_(held)
 
     def state(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts], "averaged": self.averaged}
+        return {
+            "parts": [part.state_dict() for part in self.parts],
+            "averaged": dict(zip(self.names, self.averaged, strict=False)),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         for part, one in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(one)
         with torch.no_grad():
-            for mean, one in zip(self.averaged, state["averaged"], strict=True):
-                mean.copy_(one)
+            for name, mean in zip(self.names, self.averaged, strict=bool(self.averaged)):
+                mean.copy_(state["averaged"][name])
 
 
 def _is_inner(name: str) -> bool:

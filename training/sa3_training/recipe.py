@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -139,13 +139,10 @@ def encoder(plan: Plan) -> SAME:
 def _load_average(module: nn.Module, state: dict[str, Any], key: str) -> None:
     """The average where there is one; what was not trained has none."""
     module.load_state_dict(state[key])
-    averaged: Sequence[Tensor] = state["optimiser"]["averaged"]
-    trained = [p for p in module.parameters() if p.numel()]
-    if len(averaged) < len(trained):  # the encoder was left as it is
-        frozen = ("encoder.", "bottleneck.")
-        trained = [p for name, p in module.named_parameters() if p.numel() and not name.startswith(frozen)]
-    for p, mean in zip(trained, averaged, strict=bool(averaged)):
-        p.copy_(mean)
+    averaged: Mapping[str, Tensor] = state["optimiser"]["averaged"]
+    parameters = dict(module.named_parameters())
+    for name, mean in averaged.items():
+        parameters[name].copy_(mean)
 
 
 def _shards(plan: Plan, what: str, count: int, make: Callable[[Plan, int], None]) -> None:

@@ -54,6 +54,14 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
+def half(device: str) -> bool:
+    """Whether the device multiplies bfloat16 itself; a processor that imitates it takes many times longer."""
+    if device != "cpu":
+        return True
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 def finished(folder: Path, name: str, steps: int) -> bool:
     """Asking for more steps than a finished run had continues it."""
     path = path_of(folder, name)

@@ -8,7 +8,7 @@ from sa3_training import synth
 from sa3_training.synth import Array
 
 LOWEST, HIGHEST = 36, 84  # C2 to C6
-TUNING_SAMPLES, MOST_CENTS = 8192, 35.0
+TUNINGS, MOST_CENTS = (8192, 16384, 32768), 35.0
 Partials = tuple[float, ...]
 
 SINE: Partials = (1.0,)
@@ -40,16 +40,21 @@ def _steady(partials: Partials) -> Callable[[float, int, str], Array]:
     return make
 
 
-def _bass(hz: float, count: int, colour: str) -> Array:
-    wave = synth.periodic(synth.cycles(hz, count), coloured(BASS, colour), hz)
+def bass(midi: float, count: int, start: int) -> Array:
+    """A note whose string has been moving since `start` samples before it is heard."""
+    return _bass(synth.hertz(midi), count, "", start)
+
+
+def _bass(hz: float, count: int, colour: str, start: int = 0) -> Array:
+    wave = synth.periodic(synth.cycles(hz, count, start), coloured(BASS, colour), hz)
     return synth.faded(wave * (0.35 + 0.65 * synth.decay(count, 0.5)), 0.006, 0.05)
 
 
 def _pad(hz: float, count: int, colour: str) -> Array:
     partials = coloured(PAD, colour)
-    # A second voice, softer and a few cents off, moves slowly against the first.
-    wave = synth.periodic(synth.cycles(hz, count), partials, hz)
-    wave += np.float32(0.4) * synth.periodic(synth.cycles(hz * 2 ** (5 / 1200), count), partials, hz)
+    # It breathes, once in eight latents.
+    breath = np.float32(1) + np.float32(0.2) * synth.sine(synth.cycles(synth.RATE / TUNINGS[-1], count))
+    wave = synth.periodic(synth.cycles(hz, count), partials, hz) * breath
     length = count / synth.RATE
     return synth.faded(wave, min(0.4, length / 3), min(0.5, length / 3))
 
@@ -60,7 +65,9 @@ def _bell(hz: float, count: int, colour: str) -> Array:
     for ratio, amplitude, seconds in BELL:
         if hz * ratio < synth.HIGHEST_HZ:
             ring = min(count, synth.samples(7 * seconds))
-            part = synth.sine(synth.cycles(hz * ratio, ring)) * synth.decay(ring, seconds)
+            # Overtones that come out even over a few latents, like the note.
+            partial = hz if ratio == 1 else even(hz * ratio, TUNINGS[1])
+            part = synth.sine(synth.cycles(partial, ring)) * synth.decay(ring, seconds)
             wave[:ring] += part * np.float32(amplitude * ratio**tilt)
     return synth.faded(wave, 0.003, 0.05)
 
@@ -96,15 +103,25 @@ def tone(instrument: str, midi: float, count: int, colour: str = "") -> Array:
     return INSTRUMENTS[instrument](synth.hertz(midi), count, colour)
 
 
+def even(hz: float, samples: int = TUNINGS[0]) -> float:
+    """The nearest frequency with a whole number of cycles in so many samples."""
+    step = synth.RATE / samples
+    return max(1, round(hz / step)) * step
+
+
 def tuned(midi: float) -> float:
-    """The nearest pitch whose cycles come out even over TUNING_SAMPLES, two latents of the model that learns this.
+    """A pitch nearby whose cycles come out even over two latents of the model that learns this, low ones over four
+    or eight.
 
     A steady note then looks the same in all its latents, instead of its phase wandering from one to the next. It costs
-    up to 15 cents at middle C and nothing to hear at the top; low notes that it would cost more than MOST_CENTS stay.
+    up to MOST_CENTS for a low note and nothing to hear at the top.
     """
-    step = synth.RATE / TUNING_SAMPLES
-    found = 12 * float(np.log2(max(1, round(synth.hertz(midi) / step)) * step / 440)) + 69
-    return found if abs(found - midi) * 100 <= MOST_CENTS else midi
+    found = midi
+    for samples in TUNINGS:
+        found = 12 * float(np.log2(even(synth.hertz(midi), samples) / 440)) + 69
+        if abs(found - midi) * 100 <= MOST_CENTS:
+            break
+    return found
 
 
 _OVERTONES = {"triangle": TRIANGLE, "square": SQUARE, "saw": SAW, "bass": BASS, "pad": PAD, "pluck": SAW}
