@@ -38,11 +38,13 @@ SEED = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is made, from how much, and where. The defaults are what the shipped model was made with."""
+    """What is made, from how much, and where. The defaults are a few hours on two cores; the model card says what the
+    shipped model was made with.
+    """
 
     folder: Path
     clip_shards: int = 20
-    latent_shards: int = 48
+    latent_shards: int = 96
     workers: int = 2
     autoencoder: autoencoding.Options = field(default_factory=autoencoding.Options)
     base: flow.Options = field(default_factory=flow.Options)
