@@ -10,7 +10,7 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO)/.ready ## Make a clip with nano, in an environment of its own without torch
-	@$(DEMO)/bin/sa3 generate --prompt "a warm synth pad with slow drums" --duration 5 --output demo.wav
+	@$(DEMO)/bin/sa3 generate --prompt "C major chord on a warm synth pad" --duration 5 --output demo.wav
 	@echo "the clip is $(CURDIR)/demo.wav"
 
 test: $(VENV)/.ready ## Everything: lint, format, types, import rules, tests
