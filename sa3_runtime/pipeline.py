@@ -28,6 +28,7 @@ from sa3_runtime.tokens import Tokenizer, tokenizer_for
 
 Array = np.ndarray
 SILENT = 1e-5  # -100 dBFS
+FAINT_DB = -28.0  # of a whole clip's peak; what was asked to be quiet is louder
 
 
 @dataclass(frozen=True)
@@ -426,8 +427,13 @@ def _warnings(reports: list[Report], request: Request, config: ModelConfig) -> l
         if first >= int(end * config.sample_rate):
             warnings.append(f"nothing is made anew from {start:g} to {end:g} s: that lies within one latent")
     for index, report in enumerate(reports):
+        which = f"item {index}: " if len(reports) > 1 else ""
+        if report.true_peak_db < FAINT_DB:
+            warnings.append(
+                f"{which}next to nothing is to be heard (true peak {report.true_peak_db:+.1f} dB); "
+                "other words or another seed may help"
+            )
         if report.changed and request.finish.limiter is None:
-            which = f"item {index}: " if len(reports) > 1 else ""
             warnings.append(
                 f"{which}{report.changed:.2%} of the samples exceeded full scale and were clipped "
                 f"(true peak {report.true_peak_db:+.1f} dB); a limiter would turn them down"

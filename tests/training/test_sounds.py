@@ -88,11 +88,22 @@ def test_noise_has_the_colour_it_is_given():
     assert measures.rms(synth.noise(rng, 50000, np.ones_like)) == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", synth.BANDS)
+def test_hiss_is_noise_of_its_band_in_few_dimensions(name: str):
+    wave = synth.hiss(np.random.default_rng(0), 20 * synth.GRAIN, **{name: 1.0})
+    low, high = synth.BANDS[name]
+    assert measures.share(wave, low * 0.8, high * 1.25) > 0.9
+    assert measures.rms(wave) == pytest.approx(1, rel=0.01)
+    assert measures.noisiness(np.stack([wave, wave])) > 0.35
+    grains = wave.reshape(-1, synth.GRAIN)
+    assert np.linalg.matrix_rank(grains, tol=1e-2) == synth.GRAINS
+
+
 @pytest.mark.parametrize("midi", range(tones.LOWEST, tones.HIGHEST + 1))
 def test_tuned_notes_come_out_even_and_stay_close(midi: int):
     tuned = tones.tuned(midi)
-    assert abs(tuned - midi) * 100 <= tones.MOST_CENTS
-    cycles = synth.hertz(tuned) * tones.TUNINGS[-1] / synth.RATE
+    assert abs(tuned - midi) * 100 <= (35 if midi < 60 else 20 if midi >= 72 else 25)
+    cycles = synth.hertz(tuned) * tones.FINEST / synth.RATE
     assert cycles == pytest.approx(round(cycles), abs=1e-6)
 
 
@@ -100,7 +111,7 @@ def test_tuned_notes_come_out_even_and_stay_close(midi: int):
 def test_beats_fall_on_units_and_keep_the_tempo(bpm: int):
     samples = synth.beat(bpm)
     assert samples % synth.UNIT == 0
-    assert 60 * synth.RATE / samples == pytest.approx(bpm, rel=0.018)
+    assert 60 * synth.RATE / samples == pytest.approx(bpm, rel=0.035)
 
 
 def test_a_bass_line_is_one_string_faded_in_and_out():

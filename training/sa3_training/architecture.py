@@ -38,7 +38,7 @@ def config() -> Json:
         "embed_dim": WIDTHS["dit"],
         "depth": 4,
         "num_heads": 3,
-        "ff_kwargs": {"mult": 2.0},
+        "ff_kwargs": {"mult": 1.5},
         "cond_token_dim": WIDTHS["text"],
         "global_cond_dim": WIDTHS["text"],
         "local_add_cond_dim": LATENT_CHANNELS + 1,

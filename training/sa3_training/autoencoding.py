@@ -36,7 +36,6 @@ class Options:
     seed: int = 1
     device: str = "cpu"
     parts: int = 2  # of a batch, each a thread's
-    frozen_encoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,7 @@ class Autoencoding:
         self.same, self.crops = same.to(options.device), crops
         self.latents = clips.LATENTS
         self.rope = rope(model, self.latents, options.device)
-        if options.frozen_encoder:
-            same.encoder.requires_grad_(False)
-            same.bottleneck.requires_grad_(False)
-        else:
-            components.freeze(same)
+        components.freeze(same)
         self.pins: list[components.Pin] = []
         self.channels = same.bottleneck.bias.shape[1]
         self.shared = Shared(self.same, options.parts)
@@ -72,8 +67,8 @@ class Autoencoding:
 
     def begin(self) -> None:
         """The first weights, from the data."""
-        options, count = self.options, components.layout_of(self.same).components
-        found = components.principal(self.crops, self.same.patch, count, options.seed)
+        options, form = self.options, components.layout_of(self.same)
+        found = components.principal(self.crops, self.same.patch, form.components, options.seed, room=form.room)
         components.begin(self.same, found.to(options.device))
         with torch.no_grad():
             latents = self.same.encode(self.batch(running.generator(options.seed, -1), 8 * options.batch), self.rope)
@@ -124,9 +119,8 @@ class Autoencoding:
     @torch.no_grad()
     def _follow(self, spread: float) -> None:
         """The bottleneck divides by the spread it has seen."""
-        if not self.options.frozen_encoder:
-            held = self.same.bottleneck.running_std
-            held.lerp_(held * spread, 1 - SPREAD_MEMORY)
+        held = self.same.bottleneck.running_std
+        held.lerp_(held * spread, 1 - SPREAD_MEMORY)
 
     def state(self) -> State:
         return {"same": self.same.state_dict(), "optimiser": self.optimiser.state()}

@@ -16,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sa3_training import synth, tones
 from sa3_training.clips import Crops
 from stable_audio_3.networks.same import SAME, Block, ResamplingBlock, WeightNormConv
 
-PATCHES = 5000
+PATCHES = 8000
 LEAST = 1e-2  # norm of a patch that counts
+NOTED = 1.0  # how much a note counts, beside what is just left in
+EVEN = 0.75  # 1: every patch weighs the same; 0: by its energy
 GAIN = 0.25  # from patches to tokens: a loud tone is then about four
 SLOPE = 0.12  # of the norms: tokens pass them nearly unchanged
 SMALL = 0.05  # of the usual size of what the other branches add
@@ -31,8 +34,21 @@ PROBES_SEED = 11
 SIDE = 0.92  # of the middle: a little more than the corpus has in a panned sound, for what the norms take away
 
 
-def principal(crops: Crops, patch: int, count: int, seed: int) -> Tensor:
-    """(count, patch) of the middle, orthonormal; loud patches weigh more, but not by their energy."""
+def fundamentals(patch: int) -> Tensor:
+    """(notes, patch): the fundamental of every note, each with a norm of one."""
+    rows = [
+        synth.sine(synth.cycles(synth.hertz(tones.tuned(midi)), patch))
+        for midi in range(tones.LOWEST, tones.HIGHEST + 1)
+    ]
+    every = torch.from_numpy(np.stack(rows))
+    return every / every.norm(dim=1, keepdim=True)
+
+
+def principal(crops: Crops, patch: int, count: int, seed: int, *, room: int | None = None) -> Tensor:
+    """(count, patch) of the middle, orthonormal; a faint hat weighs nearly as much as a loud tone.
+
+    No note is rare enough to be left out of the first `room`.
+    """
     draw = np.random.default_rng(seed)
     rows: list[np.ndarray] = []
     for index in draw.integers(0, len(crops), PATCHES):
@@ -41,9 +57,12 @@ def principal(crops: Crops, patch: int, count: int, seed: int) -> Tensor:
         piece = crop[:, start : start + patch].astype(np.float32).mean(axis=0) / 32767
         norm = float(np.linalg.norm(piece))
         if norm > LEAST:
-            rows.append(piece / norm**0.5)
+            rows.append(piece / norm**EVEN)
     every = torch.from_numpy(np.stack(rows))
-    found = torch.linalg.eigh(every.T @ every)[1].flip(1)[:, :count].T
+    scatter = every.T @ every
+    notes = fundamentals(patch)
+    least = torch.linalg.eigvalsh(scatter)[-(room or count)]
+    found = torch.linalg.eigh(scatter + NOTED * least * notes.T @ notes)[1].flip(1)[:, :count].T
     # The sign of a component is arbitrary: its largest value is positive.
     largest = found.gather(1, found.abs().argmax(1, keepdim=True))
     return (found * largest.sign()).contiguous()
@@ -289,8 +308,8 @@ def _multiply(block: Block, factors: list[tuple[int, int]], targets: Sequence[in
 
 @torch.no_grad()
 def balance(same: SAME, spread: Tensor) -> None:
-    """Half way from the components' own spreads (latents, given) to equal ones; the decoder undoes it."""
-    gain = (spread / spread.mean() + 1e-2).rsqrt()
+    """From the components' own spreads (latents, given) to equal ones; the decoder undoes it."""
+    gain = 1 / (spread / spread.mean() + 1e-2)
     encode, decode = same.encoder.layers[2], same.decoder.layers[1]
     encode.get_parameter("weight").mul_(gain[:, None])
     encode.get_parameter("bias").mul_(gain)

@@ -70,7 +70,7 @@ def captions(count: int, split: str = "train") -> Iterator[str]:
 def plan(seed: int, split: str = "train") -> Plan:
     wanted = SPLITS[split]
     rng = np.random.default_rng((wanted, seed))
-    weights = np.array([kind.weight for kind in sounds.KINDS])
+    weights = np.array([kind.weight * (1.0 if wanted else kind.practice) for kind in sounds.KINDS])
     kind = sounds.KINDS[0]
     for attempt in range(10 * TRIES):
         if attempt % TRIES == 0:  # a kind with nothing held out gives way to another

@@ -12,11 +12,15 @@ from sa3_training.synth import Array, band, decay, samples
 from sa3_training.truths import Check, Count, Lasts, Noisy, Share, Tempo
 
 SEED = 3  # a caption that says `kick` says nothing of which, so each drum is always the same
-REPEAT_SAMPLES = 48 * synth.UNIT  # 0.56 s, six latents: every hit of a row looks the same
+REPEAT_SAMPLES = 24 * synth.UNIT  # 0.56 s, six latents: every hit of a row looks the same
 
 
 def _noise(count: int, low: float, high: float) -> Array:
     return synth.noise(np.random.default_rng(SEED), count, band(low, high)) / np.float32(3.5)
+
+
+def _hiss(count: int, **loudness: float) -> Array:
+    return synth.hiss(np.random.default_rng(SEED), count, **loudness)
 
 
 def _drop(count: int, start_hz: float, end_hz: float, seconds: float) -> Array:
@@ -43,12 +47,12 @@ def _clap() -> Array:
 
 def _closed_hat() -> Array:
     count = samples(0.12)
-    return _noise(count, 7000, 14000) * decay(count, 0.025)
+    return _hiss(count, high=1.0) * decay(count, 0.025)
 
 
 def _open_hat() -> Array:
     count = samples(0.6)
-    return _noise(count, 7000, 14000) * decay(count, 0.16)
+    return _hiss(count, high=1.0) * decay(count, 0.16)
 
 
 def _tom() -> Array:
@@ -58,7 +62,7 @@ def _tom() -> Array:
 
 def _cymbal() -> Array:
     count = samples(2.2)
-    return _noise(count, 4000, 14000) * decay(count, 0.6)
+    return _hiss(count, middle=0.7, high=1.0) * decay(count, 0.6)
 
 
 def _click() -> Array:
@@ -206,5 +210,5 @@ def _loop(draw: Draw) -> Sketch:
 KINDS = (
     Kind(name="hit", weight=13, sketch=_hit, seconds=(1.0, 4.0)),
     Kind(name="repeated", weight=3, sketch=_repeated, seconds=(2.5, 4.0)),
-    Kind(name="loop", weight=18, sketch=_loop, seconds=(4.0, 8.0)),
+    Kind(name="loop", weight=18, practice=1.7, sketch=_loop, seconds=(4.0, 8.0)),
 )

@@ -14,7 +14,7 @@ SWEEPS = ("sweep", "noise sweep", "riser")
 LOWEST_HZ, HIGHEST_HZ = 120.0, 4000.0
 SWEEP_SECONDS = (0.5, 2.0, 4.0, 8.0, 16.0)
 NOISE_SEED = 4
-SIREN_SECONDS = 176 * synth.UNIT / synth.RATE  # from low to low: 22 latents
+SIREN_SECONDS = 88 * synth.UNIT / synth.RATE  # from low to low: 22 latents
 
 
 def sweep_checks(*, up: bool) -> tuple[Check, ...]:
@@ -84,6 +84,10 @@ def _coloured(shape: synth.Shape) -> Callable[[Draw], Array]:
     return lambda draw: synth.noise(draw.rng, draw.sounding, shape)
 
 
+def _hissing(**loudness: float) -> Callable[[Draw], Array]:
+    return lambda draw: synth.hiss(draw.rng, draw.sounding, **loudness)
+
+
 def _wind(draw: Draw) -> Array:
     gusts = 0.6 - 0.4 * np.cos(2 * np.pi / 2.5 * synth.clock(draw.sounding))
     return synth.noise(draw.rng, draw.sounding, synth.band(150, 500, 2)) * gusts
@@ -91,12 +95,12 @@ def _wind(draw: Draw) -> Array:
 
 def _surf(draw: Draw) -> Array:
     swell = 0.12 + 0.88 * (0.5 - 0.5 * np.cos(2 * np.pi / 4 * synth.clock(draw.sounding))) ** 2
-    return synth.noise(draw.rng, draw.sounding, synth.band(200, 2500, 1)) * swell
+    return synth.hiss(draw.rng, draw.sounding, low=1.0, middle=0.3) * swell
 
 
 def _applause(draw: Draw) -> Array:
     hands = np.float32(0.3) + np.abs(synth.noise(draw.rng, draw.sounding, synth.band(1, 25)))
-    return synth.noise(draw.rng, draw.sounding, synth.band(800, 4000, 2)) * hands
+    return synth.hiss(draw.rng, draw.sounding, low=1.0, middle=0.4) * hands
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,8 @@ EFFECTS: dict[str, Effect] = {
 }  # fmt: skip
 AMBIENCES: dict[str, Effect] = {
     "white noise": Effect(
-        _coloured(np.ones_like), ("white noise", "static", "radio static", "tv static", "hiss", "noise", "white hiss"),
+        _hissing(low=0.56, middle=0.75, high=1.0),
+        ("white noise", "static", "radio static", "tv static", "hiss", "noise", "white hiss"),
         (Share(4000, 22050, least=0.6), Noisy())),
     "pink noise": Effect(
         _coloured(lambda hz: np.maximum(hz, 20) ** -0.5), ("pink noise",),
@@ -129,7 +134,7 @@ AMBIENCES: dict[str, Effect] = {
         _coloured(lambda hz: np.maximum(hz, 30) ** -1.0), ("brown noise", "deep brown noise", "brownian noise"),
         (Share(0, 1000, least=0.7), Noisy())),
     "rain": Effect(
-        _coloured(synth.band(1800, 9000, 2)),
+        _hissing(low=0.6, middle=1.0, high=0.5),
         ("rain", "rain falling", "steady rain", "rainfall", "heavy rain", "rain on a roof", "*rain shower", "raining"),
         (Share(1500, 12000, least=0.6), Noisy())),
     "wind": Effect(
@@ -170,7 +175,7 @@ def _ambience(draw: Draw) -> Sketch:
 
 
 KINDS = (
-    Kind(name="sweep", weight=6, sketch=_sweep, lengths=True),
+    Kind(name="sweep", weight=6, practice=1.5, sketch=_sweep, lengths=True),
     Kind(name="machine", weight=3, sketch=_machine, seconds=(3.0, 6.0)),
     Kind(name="ambience", weight=7, sketch=_ambience, lengths=True),
 )

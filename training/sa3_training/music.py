@@ -16,7 +16,7 @@ TRIADS = {"major": (0, 4, 7), "minor": (0, 3, 7)}
 RUN_INSTRUMENTS = ("pluck", "sine", "square", "bell")
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11, 12), "minor": (0, 2, 3, 5, 7, 8, 10, 12)}
 ARPEGGIOS = {"major": (0, 4, 7, 12), "minor": (0, 3, 7, 12)}
-STEP_SAMPLES = 32 * synth.UNIT  # of a scale: 0.37 s, four latents
+STEP_SAMPLES = 16 * synth.UNIT  # of a scale: 0.37 s, four latents
 STEP_SECONDS = STEP_SAMPLES / synth.RATE
 NATURALS = (0, 2, 4, 5, 7, 9, 11)
 
@@ -155,10 +155,10 @@ def _bass_line(draw: Draw) -> Sketch:
 
 
 KINDS = (
-    Kind(name="note", weight=34, sketch=_note, lengths=True, colours=True),
+    Kind(name="note", weight=34, practice=0.8, sketch=_note, lengths=True, colours=True),
     Kind(name="plain note", weight=3, sketch=_plain_note, lengths=True, colours=True),
     Kind(name="chord", weight=11, sketch=_chord, lengths=True),
-    Kind(name="scale", weight=5, sketch=_scale, seconds=(3.0, 5.0)),
-    Kind(name="arpeggio", weight=4, sketch=_arpeggio, seconds=(1.6, 4.0)),
-    Kind(name="bass line", weight=4, sketch=_bass_line, seconds=(4.0, 8.0)),
+    Kind(name="scale", weight=5, practice=1.8, sketch=_scale, seconds=(3.0, 5.0)),
+    Kind(name="arpeggio", weight=4, practice=2.0, sketch=_arpeggio, seconds=(1.6, 4.0)),
+    Kind(name="bass line", weight=4, practice=1.5, sketch=_bass_line, seconds=(4.0, 8.0)),
 )

@@ -107,14 +107,6 @@ class Optimiser:
             for mean, p in zip(self.averaged, self.parameters, strict=True):
                 mean.copy_(p)
 
-    def swap(self) -> None:
-        """Exchanges the weights and their average: once before and once after what should see the average."""
-        with torch.no_grad():
-            for mean, p in zip(self.averaged, self.parameters, strict=True):
-                held = p.detach().clone()
-                p.copy_(mean)
-                mean.copy_(held)
-
     def state(self) -> dict[str, Any]:
         return {
             "parts": [part.state_dict() for part in self.parts],

@@ -26,6 +26,7 @@ from sa3_training import (
     distilling,
     flow,
     latents,
+    numbers,
     running,
     tokens,
 )
@@ -81,6 +82,7 @@ def base(plan: Plan) -> None:
     _shards(plan, "latents", plan.latent_shards, _latents)
     model = architecture.parsed()
     denoiser = Denoiser(architecture.build(model, SEED), model)
+    numbers.begin(denoiser.text.embed_tokens.weight, tokenizer(plan))
     data = latents.read(plan.folder, plan.latent_shards)
     running.run(flow.Flow(denoiser, data, plan.base), plan.folder, quiet=plan.quiet)
 

@@ -60,8 +60,9 @@ class Sketch:
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     name: str
-    weight: float  # how often, relative to the others
+    weight: float  # how often it is asked for, relative to the others
     sketch: Callable[[Draw], Sketch]
     seconds: tuple[float, float] = (2.0, 6.0)
     lengths: bool = False  # may be short or long
     colours: bool = False  # may be bright or dark
+    practice: float = 1.0  # how much more often it is trained on: some are harder to learn than others

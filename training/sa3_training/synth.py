@@ -12,7 +12,7 @@ RATE = 44100
 HIGHEST_HZ = 12000.0  # no partial above: room for every vibrato and glide before anything could alias
 TABLE = 4096
 FADE_SECONDS = 0.02
-UNIT = 512  # samples; beats fall on multiples of it, an eighth of a latent: a hit then looks one of eight ways
+UNIT = 1024  # samples; beats fall on multiples of it, so that a hit looks one of four ways and a bar ends with a latent
 
 
 def samples(seconds: float) -> int:
@@ -20,7 +20,7 @@ def samples(seconds: float) -> int:
 
 
 def beat(bpm: float) -> int:
-    """Samples from beat to beat, in whole units: at most 1.8 % off at 180 beats a minute, a third of that at 60."""
+    """Samples from beat to beat, in whole units: at most 3.4 % off at 180 beats a minute, a third of that at 60."""
     return UNIT * round(60 * RATE / bpm / UNIT)
 
 
@@ -83,6 +83,34 @@ def band(low: float, high: float, steepness: float = 4.0) -> Shape:
         return 1 / np.sqrt((1 + (low / hz) ** (2 * steepness)) * (1 + (hz / high) ** (2 * steepness)))
 
     return shape
+
+
+GRAIN, GRAINS, GRAINS_SEED = 2048, 3, 5  # samples of a grain, how many there are of each band
+BANDS = {"low": (800.0, 3000.0), "middle": (3000.0, 7000.0), "high": (7000.0, 14000.0)}
+
+
+@lru_cache
+def _grains(name: str) -> Array:
+    """(GRAINS, GRAIN) of noise in a band, each with an rms of one and none like another."""
+    rng = np.random.default_rng((GRAINS_SEED, *name.encode()))
+    several = np.stack([noise(rng, GRAIN, band(*BANDS[name])) for _ in range(GRAINS)])
+    apart = np.linalg.qr(several.T)[0].T * np.sqrt(GRAIN)
+    return apart.astype(np.float32)
+
+
+def hiss(rng: np.random.Generator, count: int, **loudness: float) -> Array:
+    """Noise of one or more BANDS with an rms of one, by grains: which mixture of them is drawn anew for each.
+
+    Noise drawn by the sample has as many dimensions as samples. A small model cannot say any of it; a mixture of a
+    few grains it can.
+    """
+    several = -(-count // GRAIN)
+    out = np.zeros(several * GRAIN, np.float32)
+    for name, amplitude in loudness.items():
+        mix = rng.standard_normal((several, GRAINS)).astype(np.float32)
+        mix /= np.linalg.norm(mix, axis=1, keepdims=True)
+        out += np.float32(amplitude) * (mix @ _grains(name)).reshape(-1)
+    return out[:count] / np.float32(sum(a * a for a in loudness.values()) ** 0.5)
 
 
 def decay(count: int, seconds: float) -> Array:

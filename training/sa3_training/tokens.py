@@ -1,7 +1,12 @@
-"""nano's own tokenizer: byte-pair encoding of lower-cased words, learned from the corpus' captions."""
+"""nano's own tokenizer: byte-pair encoding of lower-cased words, learned from the corpus' captions.
+
+A number is one token: spelled out in digits, a tempo would have to be put together again by a text encoder of two
+layers.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +19,8 @@ VOCABULARY, MAX_TOKENS = 1024, 64
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 CAPTIONS = 20_000  # to learn from
+NUMBERS = range(60, 181)  # tempos
+OFTEN = 300  # that a number is shown, so that all of them are learned
 
 
 def learn(captions: Iterable[str]) -> Tokenizer:
@@ -21,7 +28,8 @@ def learn(captions: Iterable[str]) -> Tokenizer:
     trained = Tokenizer(kinds.BPE())
     _dress(trained)
     trained.train_from_iterator(
-        captions, BpeTrainer(vocab_size=VOCABULARY - len(SPECIAL) - len(BYTES), show_progress=False)
+        itertools.chain(captions, (" ".join(map(str, NUMBERS)) for _ in range(OFTEN))),
+        BpeTrainer(vocab_size=VOCABULARY - len(SPECIAL) - len(BYTES), show_progress=False),
     )
     model = json.loads(trained.to_str())["model"]
     pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
@@ -39,7 +47,7 @@ def _dress(bare: Tokenizer) -> None:
         [
             pre_tokenizers.Metaspace(space, prepend_scheme="always"),
             pre_tokenizers.Punctuation("isolated"),
-            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Digits(individual_digits=False),
         ]
     )
     bare.decoder = decoders.Sequence(

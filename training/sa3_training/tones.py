@@ -8,7 +8,8 @@ from sa3_training import synth
 from sa3_training.synth import Array
 
 LOWEST, HIGHEST = 36, 84  # C2 to C6
-TUNINGS, MOST_CENTS = (8192, 16384, 32768), 35.0
+TUNINGS = {4096: 20.0, 8192: 35.0, 16384: 35.0, 32768: 50.0}  # samples a whole number of cycles fits, for so many cents
+FINE, FINEST = 16384, 32768
 Partials = tuple[float, ...]
 
 SINE: Partials = (1.0,)
@@ -53,7 +54,7 @@ def _bass(hz: float, count: int, colour: str, start: int = 0) -> Array:
 def _pad(hz: float, count: int, colour: str) -> Array:
     partials = coloured(PAD, colour)
     # It breathes, once in eight latents.
-    breath = np.float32(1) + np.float32(0.2) * synth.sine(synth.cycles(synth.RATE / TUNINGS[-1], count))
+    breath = np.float32(1) + np.float32(0.2) * synth.sine(synth.cycles(synth.RATE / FINEST, count))
     wave = synth.periodic(synth.cycles(hz, count), partials, hz) * breath
     length = count / synth.RATE
     return synth.faded(wave, min(0.4, length / 3), min(0.5, length / 3))
@@ -66,7 +67,7 @@ def _bell(hz: float, count: int, colour: str) -> Array:
         if hz * ratio < synth.HIGHEST_HZ:
             ring = min(count, synth.samples(7 * seconds))
             # Overtones that come out even over a few latents, like the note.
-            partial = hz if ratio == 1 else even(hz * ratio, TUNINGS[1])
+            partial = hz if ratio == 1 else even(hz * ratio, FINE)
             part = synth.sine(synth.cycles(partial, ring)) * synth.decay(ring, seconds)
             wave[:ring] += part * np.float32(amplitude * ratio**tilt)
     return synth.faded(wave, 0.003, 0.05)
@@ -103,23 +104,23 @@ def tone(instrument: str, midi: float, count: int, colour: str = "") -> Array:
     return INSTRUMENTS[instrument](synth.hertz(midi), count, colour)
 
 
-def even(hz: float, samples: int = TUNINGS[0]) -> float:
+def even(hz: float, samples: int = 8192) -> float:
     """The nearest frequency with a whole number of cycles in so many samples."""
     step = synth.RATE / samples
     return max(1, round(hz / step)) * step
 
 
 def tuned(midi: float) -> float:
-    """A pitch nearby whose cycles come out even over two latents of the model that learns this, low ones over four
-    or eight.
+    """A pitch nearby whose cycles come out even over one or two latents of the model that learns this, low ones over
+    four or eight.
 
     A steady note then looks the same in all its latents, instead of its phase wandering from one to the next. It costs
-    up to MOST_CENTS for a low note and nothing to hear at the top.
+    a few cents: a third of a semitone for the worst of the low notes, a tenth at the top.
     """
     found = midi
-    for samples in TUNINGS:
+    for samples, cents in TUNINGS.items():
         found = 12 * float(np.log2(even(synth.hertz(midi), samples) / 440)) + 69
-        if abs(found - midi) * 100 <= MOST_CENTS:
+        if abs(found - midi) * 100 <= cents:
             break
     return found
 
