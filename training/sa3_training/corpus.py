@@ -26,6 +26,7 @@ class Example:
     audio: Samples  # (2, n) at 44.1 kHz
     seconds: float
     truth: Truth
+    practice: float  # how much more often than others to train on it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Plan:
     level: str
     side: str
     held: bool
+    practice: float
 
     @property
     def truth(self) -> Truth:
@@ -59,7 +61,13 @@ def example(seed: int, split: str = "train") -> Example:
     audio = np.stack([wave, wave])
     if planned.side in ("left", "right"):
         audio[1 if planned.side == "left" else 0] *= np.float32(FAR_SIDE)
-    return Example(caption=planned.caption, audio=audio, seconds=len(wave) / synth.RATE, truth=planned.truth)
+    return Example(
+        caption=planned.caption,
+        audio=audio,
+        seconds=len(wave) / synth.RATE,
+        truth=planned.truth,
+        practice=planned.practice,
+    )
 
 
 def captions(count: int, split: str = "train") -> Iterator[str]:
@@ -70,7 +78,7 @@ def captions(count: int, split: str = "train") -> Iterator[str]:
 def plan(seed: int, split: str = "train") -> Plan:
     wanted = SPLITS[split]
     rng = np.random.default_rng((wanted, seed))
-    weights = np.array([kind.weight * (1.0 if wanted else kind.practice) for kind in sounds.KINDS])
+    weights = np.array([kind.weight for kind in sounds.KINDS])
     kind = sounds.KINDS[0]
     for attempt in range(10 * TRIES):
         if attempt % TRIES == 0:  # a kind with nothing held out gives way to another
@@ -95,7 +103,13 @@ def _plan(rng: np.random.Generator, kind: Kind) -> Plan:
     words = [word for word in (length, colour if sketch.coloured else "", level) if word]
     text = words_of.caption(rng, sketch.phrase, words, side)
     return Plan(
-        caption=text, sketch=sketch, seconds=seconds, level=level, side=side, held=_is_held(sketch, [*words, side])
+        caption=text,
+        sketch=sketch,
+        seconds=seconds,
+        level=level,
+        side=side,
+        held=_is_held(sketch, [*words, side]),
+        practice=kind.practice,
     )
 
 

@@ -210,5 +210,5 @@ def _loop(draw: Draw) -> Sketch:
 KINDS = (
     Kind(name="hit", weight=13, sketch=_hit, seconds=(1.0, 4.0)),
     Kind(name="repeated", weight=3, sketch=_repeated, seconds=(2.5, 4.0)),
-    Kind(name="loop", weight=18, practice=1.7, sketch=_loop, seconds=(4.0, 8.0)),
+    Kind(name="loop", weight=18, practice=3.5, sketch=_loop, seconds=(4.0, 8.0)),
 )

@@ -20,7 +20,8 @@ from sa3_training.sharing import Shared
 
 PADDING_SECONDS = 6.0  # what the pipeline makes more than was asked for
 FEWER_PADDING = 6  # latents; most batches have no more, since silence teaches little
-QUIET = 0.05  # mean square below which latents count alike
+QUIET = 0.1  # mean square below which latents count alike
+FALL = 0.6  # of the steps, with a rate that falls to nothing: what is fine is learned then
 BEGINNING = 26  # latents, 2.4 s
 TAIL_WEIGHT = 0.25  # of a latent beyond the duration
 
@@ -75,14 +76,13 @@ class Batches:
     def __init__(self, data: Dataset, model: ModelConfig, options: Options) -> None:
         self.data, self.model, self.options = data, model, options
         self.order = np.argsort(data.seconds, kind="stable")
+        self.until = np.cumsum(data.practice[self.order], dtype=np.float64)  # practice, up to and with each
 
     def make(self, draw: torch.Generator, *, full: bool | None = None) -> Batch:
         options, data = self.options, self.data
-        first = int(torch.randint(0, len(data), (), generator=draw))
         reach = max(options.batch, len(data) // 6)
-        low = min(max(0, first - reach // 2), max(0, len(data) - reach))
-        near = torch.randint(low, min(low + reach, len(data)), (options.batch,), generator=draw).numpy()
-        chosen = self.order[near]
+        low = min(max(0, int(self._places(draw, 1)[0]) - reach // 2), max(0, len(data) - reach))
+        chosen = self.order[self._places(draw, options.batch, low, min(low + reach, len(data)))]
         padding = PADDING_SECONDS
         whole = full if full is not None else _chance(draw, options.full_padding)
         if not whole:
@@ -106,6 +106,13 @@ class Batches:
             Asked(ids.to(to), seconds, local.to(to), dropped.to(to)),
             torch.where(inside, 1.0, TAIL_WEIGHT)[:, None].to(to),
         )
+
+    def _places(self, draw: torch.Generator, count: int, low: int = 0, high: int | None = None) -> np.ndarray:
+        """Drawn from low up to high of those in order, each as often as it is to be practised."""
+        high = len(self.order) if high is None else high
+        least, most = (self.until[low - 1] if low else 0.0), self.until[high - 1]
+        share = torch.rand(count, generator=draw, dtype=torch.float64).numpy()
+        return np.searchsorted(self.until[:high], least + share * (most - least), side="right").clip(low, high - 1)
 
     def _kept(self, inside: Tensor, draw: torch.Generator) -> Tensor:
         """(items, 1, frames): of half the items a beginning, or all but a part of it, is given."""
@@ -132,9 +139,9 @@ def noise_levels(count: int, draw: torch.Generator) -> Tensor:
 
 
 def shares(x0: Tensor, weight: Tensor) -> Tensor:
-    """How much each item counts. A drum's latents are a hundredth of a pad's in power, and as much a sound."""
+    """How much each item counts. A drum's latents are a hundredth of a sweep's in power, and as much a sound."""
     power = (x0.square() * weight).mean((1, 2)) / weight.mean((1, 2))
-    return (power + QUIET).rsqrt()
+    return 1 / (power + QUIET)
 
 
 class Flow:
@@ -156,7 +163,7 @@ class Flow:
         noise = torch.randn(batch.latents.shape, generator=draw).to(batch.latents.device)
         parts = Noised(batch, noise, levels).split(self.options.parts)
         found = self.shared.gradients(parts, self.losses)
-        return found | {"norm": self.optimiser.step(running.rate(index, self.steps), index)}
+        return found | {"norm": self.optimiser.step(running.rate(index, self.steps, fall=FALL), index)}
 
     def losses(self, denoiser: Denoiser, part: Noised) -> Mapping[str, Tensor]:
         x0, noise, t = part.batch.latents, part.noise, part.levels

@@ -30,6 +30,7 @@ class Dataset:
     lengths: Array
     ids: Array
     seconds: Array
+    practice: Array  # how often to draw it, relative to the others
     silence: Array  # (2, channels): how silence looks in the two places of a chunk
 
     def __len__(self) -> int:
@@ -71,6 +72,7 @@ def write_shard(folder: Path, index: int, same: SAME, model: ModelConfig, tokeni
         lengths=np.array([len(piece) for piece in pieces]),
         ids=tokens.table(tokenizer, [example.caption for example in examples]),
         seconds=np.array([example.seconds for example in examples], np.float32),
+        practice=np.array([example.practice for example in examples], np.float32),
         silence=encode(same, model, np.zeros((2, 6 * RATIO), np.float32))[2:4],
     )
     partial = path.with_suffix(".partial")
@@ -101,5 +103,6 @@ def read(folder: Path, shards: int) -> Dataset:
         lengths=lengths,
         ids=np.concatenate([part["ids"] for part in parts]),
         seconds=np.concatenate([part["seconds"] for part in parts]),
+        practice=np.concatenate([part["practice"] for part in parts]),
         silence=parts[0]["silence"],
     )

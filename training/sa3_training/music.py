@@ -160,5 +160,5 @@ KINDS = (
     Kind(name="chord", weight=11, sketch=_chord, lengths=True),
     Kind(name="scale", weight=5, practice=1.8, sketch=_scale, seconds=(3.0, 5.0)),
     Kind(name="arpeggio", weight=4, practice=2.0, sketch=_arpeggio, seconds=(1.6, 4.0)),
-    Kind(name="bass line", weight=4, practice=1.5, sketch=_bass_line, seconds=(4.0, 8.0)),
+    Kind(name="bass line", weight=4, practice=2.0, sketch=_bass_line, seconds=(4.0, 8.0)),
 )

@@ -65,4 +65,4 @@ class Kind:
     seconds: tuple[float, float] = (2.0, 6.0)
     lengths: bool = False  # may be short or long
     colours: bool = False  # may be bright or dark
-    practice: float = 1.0  # how much more often it is trained on: some are harder to learn than others
+    practice: float = 1.0  # how much more often the transformer sees it: some are harder to learn than others
