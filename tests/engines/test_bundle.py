@@ -243,7 +243,7 @@ def test_nano_is_as_it_was_exported():
     assert all(graph.snr_db > floors.get(name, 90) for name, graph in found.tiers["exact"].graphs.items())
     on_disk = {path.relative_to(HERE / "nano").as_posix() for path in (HERE / "nano").rglob("*") if path.is_file()}
     assert on_disk == {*found.files, "manifest.json"}
-    assert sum(file.size for file in found.files.values()) < 12 * 2**20
+    assert sum(file.size for file in found.files.values()) < 12_000_000
 
 
 def test_exports_have_a_place_of_their_own(cache: Path):

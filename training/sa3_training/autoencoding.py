@@ -28,7 +28,7 @@ SPREAD_MEMORY = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    steps: int = 1600
+    steps: int = 800
     batch: int = 24
     matrix_rate: float = 2e-4
     rate: float = 4e-5

@@ -27,7 +27,7 @@ LEVELS = schedule.build(8, 1.0, None, np.ones(1))[0]  # of the default request
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    steps: int = 350
+    steps: int = 220
     batch: int = 24
     matrix_rate: float = 6e-4
     rate: float = 2e-4

@@ -28,7 +28,7 @@ TAIL_WEIGHT = 0.25  # of a latent beyond the duration
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    steps: int = 14000
+    steps: int = 13000
     batch: int = 32
     matrix_rate: float = 3e-3
     rate: float = 1e-3
