@@ -55,7 +55,7 @@ bench-tiers: $(VENV)/.ready ## Every tier of every engine against plain torch, t
 	$(BIN)/sa3-export --model random:small-music --target openvino --precision auto,compact
 	$(BIN)/sa3-bench tiers --model random:small-music
 
-nano: $(VENV)/.ready ## Train nano again from nothing, and put it into the package: hours on two cores; resumable
+nano: $(VENV)/.ready ## Train nano again from nothing, and put it into the package: about two hours on two cores; resumable
 	PYTHONPATH=training $(BIN)/python -m sa3_training nano
 
 wheel: $(VENV)/.ready ## Build the wheel into dist/

@@ -113,6 +113,7 @@ class OpenVinoEngine:
         self._host = Host(config, next(iter(graphs.values())).parent)
         self._core: Core = Core()
         self._compiled: dict[str, tuple[CompiledModel, InferRequest]] = {}
+        self._names: dict[str, tuple[str, ...]] = {}  # of what a graph gives
         self._unpacked: set[str] = set()
         self._adapters: tuple[ActiveAdapter, ...] = ()
         self._low_memory = low_memory
@@ -169,7 +170,7 @@ class OpenVinoEngine:
             # Weights are packed for the processor when first used, and not read again: what was mapped of them can go.
             mapped.release(self._graphs[graph].parent)
             self._unpacked.remove(graph)
-        return {port.any_name: out[port] for port in model.outputs}
+        return {name: out[port] for name, port in zip(self._names[graph], model.outputs, strict=True)}
 
     def _request(self, graph: str) -> tuple[CompiledModel, InferRequest]:
         if graph not in self._compiled:
@@ -195,6 +196,8 @@ class OpenVinoEngine:
         path, device = self._graphs[graph], self._device.upper().replace(":", ".")
         # Whatever the tier, a graph that was left exact is the ONNX one.
         kind = "fp32" if path.suffix == ".onnx" else self._precision
+        # Before it is compiled: where a last operation turns out to do nothing, its result takes over others' names.
+        self._names[graph] = tuple(port.any_name for port in model.outputs)
         settings = dict(SETTINGS[kind])
         if device == "CPU":
             settings |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(self._threads)}

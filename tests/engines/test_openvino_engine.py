@@ -84,7 +84,9 @@ def test_nano_is_the_same_on_both_engines(nano: OpenVinoEngine, reference: Engin
         "decode": graphs.decode(config, normal(1, config.autoencoder.latent_channels, 5)),
     }
     for graph, inputs in cases.items():
-        (expected,), (got,) = (engine.run(graph, inputs).values() for engine in (reference, nano))
+        wanted, found = (engine.run(graph, inputs) for engine in (reference, nano))
+        assert found.keys() == wanted.keys()
+        (expected,), (got,) = wanted.values(), found.values()
         assert error(expected, got) < 1e-5, graph
     assert error(velocity(reference), velocity(nano)) < 1e-5
     expected, got = reference.constants(), nano.constants()
@@ -291,8 +293,9 @@ def test_adapters_are_the_same_on_both_engines(nano: OpenVinoEngine, reference: 
     for one in (nano, reference):
         one.set_adapters([adapter(nano, part)])
     changed = velocity(nano)
-    assert error(plain, changed) > 4e-3
-    assert error(velocity(reference), changed) < 2e-3
+    difference = error(plain, changed)
+    assert difference > 1e-3
+    assert error(velocity(reference), changed) < min(2e-3, difference / 4)
     for one in (nano, reference):
         one.set_adapters([])
     assert np.array_equal(velocity(nano), plain)
