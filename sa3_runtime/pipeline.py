@@ -233,7 +233,7 @@ class Pipeline:
             latents=latents,
             plan=planned,
             seconds_spent=clock.spent,
-            warnings=_warnings([report for _, report in finished], r, self.config),
+            warnings=_warnings([report for _, report in finished], r, self.source),
         )
 
     def _latents(
@@ -417,8 +417,9 @@ def _check_sound(audio: Array) -> None:
             raise BadOutput(which, "silence (nothing above -100 dBFS)")
 
 
-def _warnings(reports: list[Report], request: Request, config: ModelConfig) -> list[str]:
+def _warnings(reports: list[Report], request: Request, source: models.Source) -> list[str]:
     warnings: list[str] = []
+    config = source.config
     if request.negative_prompt is not None and request.cfg_scale == 1:
         warnings.append("the negative prompt does nothing at a cfg scale of 1")
     for start, end in request.inpaint_regions:
@@ -428,7 +429,7 @@ def _warnings(reports: list[Report], request: Request, config: ModelConfig) -> l
             warnings.append(f"nothing is made anew from {start:g} to {end:g} s: that lies within one latent")
     for index, report in enumerate(reports):
         which = f"item {index}: " if len(reports) > 1 else ""
-        if report.true_peak_db < FAINT_DB:
+        if report.true_peak_db < FAINT_DB and source.trained:
             warnings.append(
                 f"{which}next to nothing is to be heard (true peak {report.true_peak_db:+.1f} dB); "
                 "other words or another seed may help"

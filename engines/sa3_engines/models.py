@@ -88,6 +88,11 @@ class Source:
         return self.seed is not None or RANDOM in self.config.raw
 
     @property
+    def trained(self) -> bool:
+        """Whether there is something to listen to."""
+        return not self.random_weights and bool(self.config.raw.get("sa3_trained", True))
+
+    @property
     def has_graphs(self) -> bool:
         return self.folder is not None and (self.folder / MANIFEST).is_file()
 

@@ -37,9 +37,8 @@ def _nano() -> Entry:
     except Sa3Error as e:
         about, seconds, folder = f"missing from this installation: {e}", None, None
     else:
-        trained = source.config.raw.get("sa3_trained", True)
         about = "the default: tiny, in this package" + (
-            "" if trained else "; its weights are random until it is trained"
+            "" if source.trained else "; its weights are random until it is trained"
         )
         seconds, folder = int(source.config.longest_seconds), str(source.folder)
     return Entry(

@@ -73,7 +73,7 @@ def opened(opening: Opening, spent: dict[str, float], listener: Listener) -> Gen
 def about_weights(source: Source) -> str | None:
     if source.random_weights:
         return "random weights: for measuring, not for listening"
-    if not source.config.raw.get("sa3_trained", True):
+    if not source.trained:
         return f"{source.name}'s weights are random until it is trained: expect noise, not music"
     return None
 

@@ -219,7 +219,7 @@ def test_weights_that_were_not_trained_are_announced(run: Run, tiny_model: Path,
         return run("generate", "--model", "small/", "--backend", "null", "-p", "a", "--duration", "1")[2]
 
     assert said(False) == "sa3: small's weights are random until it is trained: expect noise, not music\n"
-    assert said(True) == said(None) == ""
+    assert "random" not in said(True) + said(None)
 
 
 def test_a_negative_prompt_without_guidance_is_pointed_out(run: Run) -> None:
