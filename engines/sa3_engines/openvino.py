@@ -11,7 +11,7 @@ import importlib.util
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -86,6 +86,14 @@ class OpenVinoBackend:
         )
 
 
+class Ready(NamedTuple):
+    """A graph that can be run."""
+
+    model: CompiledModel
+    request: InferRequest
+    names: tuple[str, ...]  # of what it gives
+
+
 class OpenVinoEngine:
     def __init__(
         self,
@@ -112,8 +120,7 @@ class OpenVinoEngine:
         self._precision = precision
         self._host = Host(config, next(iter(graphs.values())).parent)
         self._core: Core = Core()
-        self._compiled: dict[str, tuple[CompiledModel, InferRequest]] = {}
-        self._names: dict[str, tuple[str, ...]] = {}  # of what a graph gives
+        self._compiled: dict[str, Ready] = {}
         self._unpacked: set[str] = set()
         self._adapters: tuple[ActiveAdapter, ...] = ()
         self._low_memory = low_memory
@@ -161,18 +168,18 @@ class OpenVinoEngine:
             self._compile(graph, models.pop(graph))
 
     def _run(self, graph: str, feeds: Outputs) -> Outputs:
-        model, request = self._request(graph)
+        ready = self._request(graph)
         try:
-            out = request.infer(feeds, share_inputs=True)
+            out = ready.request.infer(feeds, share_inputs=True)
         except (RuntimeError, TypeError, ValueError, KeyError) as e:
             raise Sa3Error(f"OpenVINO failed in {graph} on {self._device}: {_first(e)}") from e
         if graph in self._unpacked:
             # Weights are packed for the processor when first used, and not read again: what was mapped of them can go.
             mapped.release(self._graphs[graph].parent)
             self._unpacked.remove(graph)
-        return {name: out[port] for name, port in zip(self._names[graph], model.outputs, strict=True)}
+        return {name: out[port] for name, port in zip(ready.names, ready.model.outputs, strict=True)}
 
-    def _request(self, graph: str) -> tuple[CompiledModel, InferRequest]:
+    def _request(self, graph: str) -> Ready:
         if graph not in self._compiled:
             if self._low_memory:
                 self._compiled.clear()
@@ -197,7 +204,7 @@ class OpenVinoEngine:
         # Whatever the tier, a graph that was left exact is the ONNX one.
         kind = "fp32" if path.suffix == ".onnx" else self._precision
         # Before it is compiled: where a last operation turns out to do nothing, its result takes over others' names.
-        self._names[graph] = tuple(port.any_name for port in model.outputs)
+        names = tuple(port.any_name for port in model.outputs)
         settings = dict(SETTINGS[kind])
         if device == "CPU":
             settings |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(self._threads)}
@@ -218,7 +225,7 @@ class OpenVinoEngine:
                 f"OpenVINO was asked to run {graph} in {kind} and takes {_NAMES.get(precision, precision)} on this "
                 f"{self._device}; choose another precision"
             )
-        self._compiled[graph] = compiled, compiled.create_infer_request()
+        self._compiled[graph] = Ready(compiled, compiled.create_infer_request(), names)
         self._unpacked.add(graph)
         mapped.trim()
 

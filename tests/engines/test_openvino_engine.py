@@ -113,7 +113,7 @@ def test_graphs_are_compiled_on_first_use_with_the_threads_asked_for():
     assert not engine._compiled
     engine.run("decode", graphs.decode(engine.config, normal(1, engine.config.autoencoder.latent_channels, 1)))
     assert set(engine._compiled) == {"decode"}
-    compiled, _ = engine._compiled["decode"]
+    compiled = engine._compiled["decode"].model
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
     engine.close()

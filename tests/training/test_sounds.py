@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sa3_training import corpus, drums, measures, sounds, synth, tones
+from sa3_training import architecture, corpus, drums, measures, sounds, synth, tones
 from sa3_training.truths import cents
 
 
@@ -95,6 +95,7 @@ def test_hiss_is_noise_of_its_band_in_few_dimensions(name: str):
     assert measures.share(wave, low * 0.8, high * 1.25) > 0.9
     assert measures.rms(wave) == pytest.approx(1, rel=0.01)
     assert measures.noisiness(np.stack([wave, wave])) > 0.35
+    assert synth.GRAIN == architecture.PATCH
     grains = wave.reshape(-1, synth.GRAIN)
     assert np.linalg.matrix_rank(grains, tol=1e-2) == synth.GRAINS
 

@@ -11,6 +11,7 @@ SHARPS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 FLATS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 MIDDLE_C = 60
 NUMBERS = {2: "two", 3: "three", 4: "four"}
+SLOWEST, FASTEST = 60, 180  # beats a minute
 NAMED_TEMPOS = {"slow": 80, "": 120, "fast": 160}  # a loop that names no number has one of these
 
 INSTRUMENTS: dict[str, tuple[str, ...]] = {
@@ -188,8 +189,10 @@ def bass_line(dice: Dice, pitch_class: int, bpm: int) -> Phrase:
 
 
 def tempo(dice: Dice) -> int:
-    """Beats a minute from 60 to 180, half of them the round numbers people ask for."""
-    return 5 * int(dice.integers(12, 37)) if chance(dice, 0.5) else int(dice.integers(60, 181))
+    """Beats a minute, half of them the round numbers people ask for."""
+    if chance(dice, 0.5):
+        return 5 * int(dice.integers(SLOWEST // 5, FASTEST // 5 + 1))
+    return int(dice.integers(SLOWEST, FASTEST + 1))
 
 
 def loop(dice: Dice, names: Sequence[str]) -> tuple[Phrase, int, bool]:

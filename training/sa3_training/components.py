@@ -22,7 +22,6 @@ from stable_audio_3.networks.same import SAME, Block, ResamplingBlock, WeightNor
 
 PATCHES = 8000
 LEAST = 1e-2  # norm of a patch that counts
-NOTED = 1.0  # how much a note counts, beside what is just left in
 EVEN = 0.75  # 1: every patch weighs the same; 0: by its energy
 GAIN = 0.25  # from patches to tokens: a loud tone is then about four
 SLOPE = 0.12  # of the norms: tokens pass them nearly unchanged
@@ -62,7 +61,7 @@ def principal(crops: Crops, patch: int, count: int, seed: int, *, room: int | No
     scatter = every.T @ every
     notes = fundamentals(patch)
     least = torch.linalg.eigvalsh(scatter)[-(room or count)]
-    found = torch.linalg.eigh(scatter + NOTED * least * notes.T @ notes)[1].flip(1)[:, :count].T
+    found = torch.linalg.eigh(scatter + least * notes.T @ notes)[1].flip(1)[:, :count].T
     # The sign of a component is arbitrary: its largest value is positive.
     largest = found.gather(1, found.abs().argmax(1, keepdim=True))
     return (found * largest.sign()).contiguous()

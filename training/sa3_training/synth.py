@@ -85,7 +85,7 @@ def band(low: float, high: float, steepness: float = 4.0) -> Shape:
     return shape
 
 
-GRAIN, GRAINS, GRAINS_SEED = 2048, 3, 5  # samples of a grain, how many there are of each band
+GRAIN, GRAINS, GRAINS_SEED = 2048, 3, 5  # samples, as many as the autoencoder's patches; of each band; of their noise
 BANDS = {"low": (800.0, 3000.0), "middle": (3000.0, 7000.0), "high": (7000.0, 14000.0)}
 
 

@@ -15,11 +15,13 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers import models as kinds
 from tokenizers.trainers import BpeTrainer
 
+from sa3_training.captions import FASTEST, SLOWEST
+
 VOCABULARY, MAX_TOKENS = 1024, 64
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 CAPTIONS = 20_000  # to learn from
-NUMBERS = range(60, 181)  # tempos
+NUMBERS = range(SLOWEST, FASTEST + 1)  # tempos
 OFTEN = 300  # that a number is shown, so that all of them are learned
 
 

@@ -9,7 +9,7 @@ from sa3_training.synth import Array
 
 LOWEST, HIGHEST = 36, 84  # C2 to C6
 TUNINGS = {4096: 20.0, 8192: 35.0, 16384: 35.0, 32768: 50.0}  # samples a whole number of cycles fits, for so many cents
-FINE, FINEST = 16384, 32768
+USUAL, FINE, FINEST = 8192, 16384, 32768
 Partials = tuple[float, ...]
 
 SINE: Partials = (1.0,)
@@ -104,7 +104,7 @@ def tone(instrument: str, midi: float, count: int, colour: str = "") -> Array:
     return INSTRUMENTS[instrument](synth.hertz(midi), count, colour)
 
 
-def even(hz: float, samples: int = 8192) -> float:
+def even(hz: float, samples: int = USUAL) -> float:
     """The nearest frequency with a whole number of cycles in so many samples."""
     step = synth.RATE / samples
     return max(1, round(hz / step)) * step
