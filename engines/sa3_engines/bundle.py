@@ -91,6 +91,7 @@ class Bundle:
     files: Mapping[str, File]  # every file but the manifest, by its path from the folder
     licence: str
     recipe: str  # which version of the exporter's own code made the graphs, and from which choices
+    traced: str | None = None  # which version of its code made the exact ONNX graphs, which depend on no choices
 
     @property
     def id(self) -> str:
@@ -323,6 +324,7 @@ def _parse(raw: object, path: Path) -> Bundle:
         files={name: _file(entry) for name, entry in top.each("files").items()},
         licence=top.take("licence", str),
         recipe=top.take("recipe", str),
+        traced=top.take("traced", str, optional=True),
     )
     for name in found.files:
         # Bundles are downloaded too: none may point out of its folder.

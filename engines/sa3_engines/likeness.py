@@ -12,24 +12,36 @@ WINDOWS = (2048, 512, 128)
 
 def music(rate: int, seconds: float) -> Array:
     """Stereo (2, n): an arpeggio of plucked chords, a bass, and a beat of noise. The same on every machine."""
-    rng = np.random.default_rng(7)
-    count = int(rate * seconds)
-    time = np.arange(count) / rate
-    left, right = np.zeros(count), np.zeros(count)
+    draw = np.random.default_rng(7)
+    both = np.zeros((2, int(rate * seconds)))
+    plucks = [_pluck(rate, 220.0 * 2 ** (step / 12)) for step in (0, 4, 7, 12, 9, 7, 4, 2)]
+    since = _until_silent(rate, 3)
+    bass = np.sin(2 * np.pi * 55 * since) * np.exp(-3 * since)
+    fading = np.exp(-60 * _until_silent(rate, 60))
     for beat in range(int(seconds * 4) + 1):
-        since = time - beat / 4
-        on = since >= 0
-        pluck = 220.0 * 2 ** ((0, 4, 7, 12, 9, 7, 4, 2)[beat % 8] / 12)
-        tone = sum(np.sin(2 * np.pi * pluck * k * since) / k for k in range(1, 9) if pluck * k < rate / 2)
-        tone = np.where(on, tone * np.exp(-6 * np.maximum(since, 0)), 0)
+        at = round(beat * rate / 4)
         pan = 0.5 + 0.4 * math.sin(beat)
-        left, right = left + pan * tone, right + (1 - pan) * tone
+        _add(both, at, plucks[beat % 8], pan, 1 - pan)
         if beat % 2 == 0:
-            bass = np.where(on, np.sin(2 * np.pi * 55 * since) * np.exp(-3 * np.maximum(since, 0)), 0)
-            hit = np.where(on, rng.standard_normal(count) * np.exp(-60 * np.maximum(since, 0)), 0)
-            left, right = left + bass + 0.3 * hit, right + bass + 0.3 * hit
-    both = np.stack((left, right))
+            _add(both, at, bass)
+            _add(both, at, draw.standard_normal(len(fading)) * fading, 0.3, 0.3)
     return (0.7 * both / np.abs(both).max()).astype(np.float32)
+
+
+def _pluck(rate: int, frequency: float) -> Array:
+    since = _until_silent(rate, 6)
+    partials = (np.sin(2 * np.pi * frequency * k * since) / k for k in range(1, 9) if frequency * k < rate / 2)
+    return sum(partials) * np.exp(-6 * since)
+
+
+def _until_silent(rate: int, decay: float) -> Array:
+    """Times from 0 on, until what fades with exp(-decay t) is below the last bit of a sample."""
+    return np.arange(int(rate * 20 / decay)) / rate
+
+
+def _add(both: Array, at: int, sound: Array, left: float = 1.0, right: float = 1.0) -> None:
+    room = both[:, at : at + len(sound)]
+    room += np.array([[left], [right]]) * sound[: room.shape[1]]
 
 
 def snr_db(reference: Array, other: Array) -> float:

@@ -32,7 +32,7 @@ from sa3_engines.bundle import Bundle, Graph, Origin, Profile
 from sa3_engines.engine import GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import CONFIG, MANIFEST, Source
-from sa3_exporters import parity, placing, targets
+from sa3_exporters import onnx, parity, placing, targets
 from sa3_exporters.parity import Gate, Parity
 from sa3_exporters.targets import Target, Tier, Work
 from sa3_exporters.watch import Watch
@@ -153,11 +153,37 @@ def is_current(recipe: Recipe) -> bool:
 def code_digest(recipe: Recipe) -> str:
     """Of the code that decides what is in a graph, and of what was chosen."""
     target = targets.load(recipe.target)
-    networks = Path(stable_audio_3.networks.__path__[0])
-    paths = [*target.sources, *sorted(networks.glob("*.py"))]
     offered = [tier if isinstance(tier, str) else repr(tier) for tier in target.tiers(recipe.islands).values()]
     choices = json.dumps([recipe.precision, recipe.graphs, str(recipe.profile), offered])
+    return _code(target.sources, choices)
+
+
+def tracing_digest() -> str:
+    """Of the code that decides what an exact ONNX graph is."""
+    return _code([Path(onnx.__file__)])
+
+
+def _code(sources: Sequence[Path], choices: str = "") -> str:
+    networks = Path(stable_audio_3.networks.__path__[0])
+    paths = [*sources, *sorted(networks.glob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths) + choices.encode()).hexdigest()[:16]
+
+
+def _known(source: Source, watch: Watch) -> dict[str, Path]:
+    """Exact graphs that the source, itself a bundle, holds: of these weights, and as this code would trace them."""
+    if source.folder is None or not (source.folder / MANIFEST).is_file():
+        return {}
+    try:
+        found = bundle.read(source.folder)
+    except BundleError:
+        return {}
+    exact = found.tiers.get(tiers.EXACT)
+    if exact is None or (found.traced, found.source.digest) != (tracing_digest(), placing.digest(source)):
+        return {}
+    known = {name: source.folder / graph.file for name, graph in exact.graphs.items() if graph.file.endswith(".onnx")}
+    if known:
+        watch.note(f"exact graphs are those of {source.folder}; --force traces them again")
+    return known
 
 
 @contextlib.contextmanager
@@ -182,7 +208,8 @@ def only_one(recipe: Recipe, watch: Watch) -> Generator[None]:
             path.unlink(missing_ok=True)
 
 
-def build(recipe: Recipe, watch: Watch | None = None) -> Built:
+def build(recipe: Recipe, watch: Watch | None = None, *, force: bool = False) -> Built:
+    """force: nothing that an earlier export made is used."""
     watch = watch or Watch()
     target, wanted = plan(recipe, watch)
     with _staging(recipe.out) as folder:
@@ -191,7 +218,8 @@ def build(recipe: Recipe, watch: Watch | None = None) -> Built:
         placing.place(recipe.source, folder)
         staged = models.from_folder(folder, name=recipe.source.name)
         seconds: dict[tuple[str, str], float] = {}
-        made = _make(recipe, target, wanted, staged, steps, seconds)
+        known = {} if force else _known(recipe.source, watch)
+        made = _make(recipe, target, wanted, staged, known, steps, seconds)
         steps.next("hashing")
         found = Bundle(
             model=recipe.source.name,
@@ -211,6 +239,7 @@ def build(recipe: Recipe, watch: Watch | None = None) -> Built:
             files=bundle.describe(folder, _names(folder)),
             licence=placing.licence(recipe.source),
             recipe=code_digest(recipe),
+            traced=tracing_digest(),
         )
         bundle.write(folder, found)
         _publish(recipe, folder, found)
@@ -269,6 +298,7 @@ def _make(
     target: Target,
     wanted: Sequence[Tier],
     staged: Source,
+    known: Mapping[str, Path],
     steps: _Steps,
     seconds: dict[tuple[str, str], float],
 ) -> dict[str, bundle.Tier]:
@@ -281,6 +311,7 @@ def _make(
         config=staged.config,
         networks=networks,
         weights=placing.weights(staged.folder, staged.config.text.folder if staged.config.text else None),
+        known=known,
     )
     placed = set(_names(staged.folder))
     reference = TORCH.open(staged, Options(device="cpu", precision="fp32"))

@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--push", metavar="OWNER/NAME", help="then upload the bundle to this repository on the hub")
     p.add_argument("--private", action="store_true", help="with --push: the repository is made private if it is new")
-    p.add_argument("--force", action="store_true", help="export again even when the bundle is current")
+    p.add_argument("--force", action="store_true", help="export again from nothing, even when the bundle is current")
     p.add_argument(
         "--dry-run", action="store_true", help="say what would be built, how large and for where; do nothing"
     )
@@ -109,7 +109,7 @@ def _export(args: argparse.Namespace, recipe: Recipe, watch: Drawn) -> int:
         if not args.force and build.is_current(recipe):
             print(f"{recipe.out} is already current; --force exports it again")
         else:
-            built = build.build(recipe, watch)
+            built = build.build(recipe, watch, force=args.force)
             watch.close()
             print(table(built))
             print(f"{recipe.out}  {built.bundle.id}")

@@ -256,7 +256,8 @@ class OnnxTarget:
     def convert(self, graph: str, tier: Tier, work: Work) -> Sequence[str]:
         made: dict[str, ir.Model] = work.shared.setdefault("graphs", {})
         if graph not in made:
-            made[graph] = model(graph, work.networks, work.config, work.weights)
+            known = work.known.get(graph)
+            made[graph] = ir.load(known) if known else model(graph, work.networks, work.config, work.weights)
         if tier.name == EXACT:
             ir.save(made[graph], work.folder / f"{graph}.onnx")
             return (f"{graph}.onnx",)

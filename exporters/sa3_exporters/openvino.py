@@ -63,9 +63,7 @@ class OpenVinoTarget:
         }
 
     def convert(self, graph: str, tier: Tier, work: Work) -> Sequence[str]:
-        if graph not in work.shared:  # where the ONNX target keeps what it has converted
-            ONNX.convert(graph, Tier(name=EXACT, type="fp32"), work)
-        exact = f"{graph}.onnx"
+        (exact,) = ONNX.convert(graph, Tier(name=EXACT, type="fp32"), work)
         # The text encoder takes a hundredth of a clip's time, and is known to lose tokens in half precision.
         if tier.name == EXACT or (tier.type in HALF and graph == "text"):
             return (exact,)

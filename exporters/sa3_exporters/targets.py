@@ -47,6 +47,7 @@ class Work:
     config: ModelConfig
     networks: Any  # stable_audio_3.checkpoint.Networks on the meta device: structure without weights
     weights: Mapping[str, Weight]  # every tensor of the checkpoint by its name there
+    known: Mapping[str, Path] = field(default_factory=dict[str, Path])  # exact ONNX graphs that need no tracing
     shared: dict[str, Any] = field(default_factory=dict[str, Any])  # a target's own, kept from one tier to the next
 
 

@@ -266,6 +266,36 @@ def test_exporting_again_needs_a_reason(golden: Path, converted: Path, tmp_path:
     assert bundle.read(out, deep=True).id == bundle.read(converted).id
 
 
+def test_a_bundles_own_graphs_need_no_tracing(
+    bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def trace(_: object) -> None:
+        raise ZeroDivisionError("traced")
+
+    monkeypatch.setattr(exporter, "trace", trace)
+    folder, out = tmp_path / "a bundle", tmp_path / "out"
+    shutil.copytree(bundles["tiny-small"], folder)
+    command = ["--model", str(folder), "--target", "onnx", "--precision", "exact", "--out", str(out)]
+    assert cli.main(command) == 0
+    for graph in GRAPHS:
+        assert (out / f"{graph}.onnx").read_bytes() == (folder / f"{graph}.onnx").read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        cli.main([*command, "--force"])
+    shutil.rmtree(out)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for changed in (
+        manifest | {"traced": "by other code"},
+        manifest | {"source": manifest["source"] | {"digest": "of other weights"}},
+    ):
+        (folder / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(ZeroDivisionError):
+            cli.main(command)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "step.onnx").write_bytes(b"no longer what the manifest says")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(command)
+
+
 def test_in_place_adds_graphs_and_changes_nothing_else(golden: Path, converted: Path, tmp_path: Path):
     folder = tmp_path / "model"
     shutil.copytree(golden / "tiny-small", folder, ignore=shutil.ignore_patterns("cases", "loras"))
