@@ -52,7 +52,7 @@ bench-gpu: $(VENV)/.ready ## The same on an NVIDIA GPU: every row of the publish
 bench-tiers: $(VENV)/.ready ## Every tier of every engine against plain torch, taking turns, in benchmarks/results/
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/sa3-export --model random:small-music --target onnx --precision exact,fast,compact
-	$(BIN)/sa3-export --model random:small-music --target openvino --precision auto,compact
+	$(BIN)/sa3-export --model random:small-music --target openvino
 	$(BIN)/sa3-bench tiers --model random:small-music
 
 nano: $(VENV)/.ready ## Train nano again from nothing, and put it into the package: about two hours on two cores; resumable

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,7 +130,7 @@ class TorchEngine:
 
         if graph not in self.support.graphs:
             raise Sa3Error(f"this model has no graph {graph!r}")
-        with torch.inference_mode():
+        with torch.inference_mode(), _all_digits():
             try:
                 return getattr(self, f"_{graph}")(inputs)
             except torch.OutOfMemoryError as e:
@@ -210,6 +211,20 @@ class TorchEngine:
         noise, gate = self._tensor(inputs.get("token_noise")), self._tensor(inputs.get("frame_gate"))
         audio = self.networks.autoencoder.decode(self._tensor(inputs["latents"]), self._rope(inputs), noise, gate)
         return {"audio": _array(audio)}
+
+
+@contextlib.contextmanager
+def _all_digits() -> Generator[None]:
+    """On NVIDIA GPUs torch's convolutions multiply fp32 with three digits (TF32), unless they are told not to."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
 
 
 def _array(tensor: Tensor) -> np.ndarray:

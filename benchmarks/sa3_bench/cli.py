@@ -8,9 +8,13 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from sa3_bench import arguments
 from sa3_engines.errors import Cancelled, OutputError, Sa3Error
+
+if TYPE_CHECKING:
+    from sa3_engines.models import Source
 
 BEGUN = time.perf_counter()  # of this process, near enough: the load is timed from here
 
@@ -46,11 +50,12 @@ def _table(args: Namespace) -> int:
 
 def _once(args: Namespace) -> int:
     from sa3_bench import cases, measure
+    from sa3_engines import models
 
     case = cases.Case(
         model=args.model,
         source=args.source,
-        weights=args.weights_are or ("random" if args.model.startswith("random:") else "real"),
+        weights=args.weights_are or _kind_of_weights(models.locate(args.source or args.model)),
         seconds=args.seconds,
         batch=args.batch,
         backend=args.backend,
@@ -74,6 +79,10 @@ def _once(args: Namespace) -> int:
     )
     print(json.dumps(measure.measure(case, wanted, BEGUN)), flush=True)
     return 0
+
+
+def _kind_of_weights(source: Source) -> str:
+    return "random" if source.random_weights else "real"
 
 
 def _limits(args: Namespace) -> int:
@@ -116,9 +125,9 @@ def _tiers(args: Namespace) -> int:
         threads=args.threads,
         memory=not args.no_memory,
     )
-    found = tiers.measure(asked, _say)
-    name = args.name or machine.name(found["machine"])
-    for path in tiers.write(found, args.out, f"tiers-{name}"):
+    name = f"tiers-{args.name or machine.name(machine.identity())}"
+    found = tiers.measure(asked, _say, lambda so_far: tiers.write(so_far, args.out, name))
+    for path in tiers.write(found, args.out, name):
         _say(f"wrote {path}")
     print(tiers.text(found))
     return 0

@@ -33,6 +33,7 @@ from sa3_runtime.request import Request
 
 PLAIN = "torch fp32, plain"
 GRAPHS = ("text", "prepare", "step", "decode")
+DEVICE = "cpu"  # tiers are for processors, also where torch would rather take a GPU
 PROMPT = "lo-fi hip hop with a warm bass line and slow drums, 85 BPM"
 
 
@@ -62,6 +63,7 @@ class Entry:
 
 
 Say = Callable[[str], None]
+Keep = Callable[[dict[str, Any]], object]
 
 
 def entries(asked: Asked) -> list[Entry]:
@@ -89,10 +91,20 @@ def entries(asked: Asked) -> list[Entry]:
     return found
 
 
-def measure(asked: Asked, say: Say) -> dict[str, Any]:
+def measure(asked: Asked, say: Say, keep: Keep = lambda _: None) -> dict[str, Any]:
+    """keep: is given what there is so far, after everything that took minutes."""
     source = models.locate(asked.model)
     found = entries(asked)
     machine = limits.measure(asked.threads)
+
+    def so_far() -> dict[str, Any]:
+        return {
+            "machine": computer.identity(),
+            "asked": asdict(asked),
+            "limits": machine,
+            "entries": [asdict(entry) for entry in found],
+        }
+
     opened: dict[str, Engine] = {}
     try:
         for entry in found:
@@ -102,12 +114,14 @@ def measure(asked: Asked, say: Say) -> dict[str, Any]:
                 base
                 if entry.backend == "torch" and base is not None
                 else selection.open_engine(
-                    source, entry.backend, Options(precision=entry.precision, threads=asked.threads)
+                    source, entry.backend, Options(device=DEVICE, precision=entry.precision, threads=asked.threads)
                 )[0]
             )
         for seconds in asked.durations:
             _graphs(asked, found, opened, seconds, machine, say)
+            keep(so_far())
             _whole(asked, source, found, opened, seconds, say)
+            keep(so_far())
     finally:
         for engine in {id(engine): engine for engine in opened.values()}.values():
             engine.close()
@@ -116,12 +130,8 @@ def measure(asked: Asked, say: Say) -> dict[str, Any]:
     if asked.memory:
         for entry in found:
             _alone(asked, entry, say)
-    return {
-        "machine": computer.identity(),
-        "asked": asdict(asked),
-        "limits": machine,
-        "entries": [asdict(entry) for entry in found],
-    }
+            keep(so_far())
+    return so_far()
 
 
 def _case(asked: Asked, entry: Entry, seconds: float) -> Case:
@@ -133,6 +143,7 @@ def _case(asked: Asked, entry: Entry, seconds: float) -> Case:
         seconds=seconds,
         backend=entry.backend,
         precision=entry.precision,
+        device=DEVICE,
         threads=asked.threads,
         steps=asked.steps,
     )
@@ -211,7 +222,17 @@ def _alone(asked: Asked, entry: Entry, say: Say) -> None:
     for seconds in asked.durations:
         say(f"memory of {entry.name} at {seconds:g} s")
         command = [sys.executable, "-m", "sa3_bench", "once", "--model", asked.model, "--backend", entry.backend]
-        command += ["--precision", entry.precision, "--seconds", f"{seconds:g}", "--steps", "2", "--reload"]
+        command += [
+            "--device",
+            DEVICE,
+            "--precision",
+            entry.precision,
+            "--seconds",
+            f"{seconds:g}",
+            "--steps",
+            "2",
+            "--reload",
+        ]
         command += ["--threads", str(asked.threads)] if asked.threads else []
         answer = process.last_json(command, 3600)
         run = answer["runs"][-1]

@@ -5,7 +5,9 @@ A graph's session is made when it is first used, and its weights are mapped from
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -38,7 +40,7 @@ PROVIDERS = {
 _FIXES = {
     "cpu": "pip install --force-reinstall onnxruntime",
     # The two packages share one folder and cannot stand together.
-    "cuda": "pip uninstall onnxruntime, then pip install onnxruntime-gpu",
+    "cuda": "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'",
     "directml": "on Windows, pip uninstall onnxruntime, then pip install onnxruntime-directml",
     "coreml": "on a Mac, pip install onnxruntime",
 }
@@ -202,9 +204,9 @@ class OnnxEngine:
         path, provider = self._graphs[graph], PROVIDERS[_kind(self._device)]
         if provider not in _available():
             raise BackendUnavailable(f"ONNX Runtime has no {provider} here; {_FIXES[_kind(self._device)]}")
-        chosen: list[Any] = [(provider, {"device_id": _index(self._device)})] if ":" in self._device else [provider]
+        settings = _settings(self._device)
         try:
-            session = onnxruntime.InferenceSession(path, self._options(graph), providers=chosen)
+            session = onnxruntime.InferenceSession(path, self._options(graph), providers=[(provider, settings)])
         except _failures() as e:
             raise BundleError(f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__}: {e}") from e
         # A provider that fails to start is replaced by the CPU without an error.
@@ -270,6 +272,26 @@ class OnnxEngine:
 
 def _kind(device: str) -> str:
     return "cpu" if device == "auto" else device.partition(":")[0]
+
+
+def _settings(device: str) -> dict[str, Any]:
+    """What a provider is told."""
+    found: dict[str, Any] = {"device_id": _index(device)} if ":" in device else {}
+    if _kind(device) == "cuda":
+        _load_cuda()
+        found["use_tf32"] = 0  # three digits, where fp32 promises seven
+    return found
+
+
+@cache
+def _load_cuda() -> None:
+    """Once per process: CUDA's libraries out of their Python packages, where ONNX Runtime does not look by itself. What
+    is missing it prints; a provider that then does not start is an error of its own.
+    """
+    import onnxruntime
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _index(device: str) -> int:

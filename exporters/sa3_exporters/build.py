@@ -169,21 +169,22 @@ def _code(sources: Sequence[Path], choices: str = "") -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths) + choices.encode()).hexdigest()[:16]
 
 
-def _known(source: Source, watch: Watch) -> dict[str, Path]:
-    """Exact graphs that the source, itself a bundle, holds: of these weights, and as this code would trace them."""
-    if source.folder is None or not (source.folder / MANIFEST).is_file():
-        return {}
-    try:
-        found = bundle.read(source.folder)
-    except BundleError:
-        return {}
-    exact = found.tiers.get(tiers.EXACT)
-    if exact is None or (found.traced, found.source.digest) != (tracing_digest(), placing.digest(source)):
-        return {}
-    known = {name: source.folder / graph.file for name, graph in exact.graphs.items() if graph.file.endswith(".onnx")}
-    if known:
-        watch.note(f"exact graphs are those of {source.folder}; --force traces them again")
-    return known
+def _known(recipe: Recipe, watch: Watch) -> dict[str, Path]:
+    """Exact graphs that another bundle of the model holds: of these weights, and as this code would trace them."""
+    source = recipe.source
+    usual = (models.bundle_folder(source.name, target) for target in models.TARGETS)
+    for folder in dict.fromkeys((source.folder, recipe.out, *usual)):
+        if folder is None or not (folder / MANIFEST).is_file():
+            continue
+        with contextlib.suppress(BundleError):
+            found = bundle.read(folder)
+            made = (found.traced, found.source.digest) == (tracing_digest(), placing.digest(source))
+            exact = found.tiers.get(tiers.EXACT) if made else None
+            known = {name: folder / graph.file for name, graph in exact.graphs.items()} if exact else {}
+            if known and all(path.suffix == ".onnx" for path in known.values()):
+                watch.note(f"exact graphs are those of {folder}; --force traces them again")
+                return known
+    return {}
 
 
 @contextlib.contextmanager
@@ -218,7 +219,7 @@ def build(recipe: Recipe, watch: Watch | None = None, *, force: bool = False) ->
         placing.place(recipe.source, folder)
         staged = models.from_folder(folder, name=recipe.source.name)
         seconds: dict[tuple[str, str], float] = {}
-        known = {} if force else _known(recipe.source, watch)
+        known = {} if force else _known(recipe, watch)
         made = _make(recipe, target, wanted, staged, known, steps, seconds)
         steps.next("hashing")
         found = Bundle(

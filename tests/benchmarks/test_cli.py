@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sa3_engines import models
 from sa3_engines.errors import InvalidRequest
 
 ONCE = ("T", "t5", "step", "loop", "decode", "generate", "peak_rss_mb")
@@ -23,6 +24,16 @@ def test_once_prints_one_object_as_its_last_line(bench, tiny_model: Path):
     assert set(ONCE) <= set(run) and all(run[name] > 0 for name in ONCE)
     assert run["samples"] == 3200 and run["t5"] + run["loop"] + run["decode"] < run["generate"]
     assert answer["work"]["step"]["calls"] == 2 and answer["support"]["backend"] == "torch"
+
+
+def test_a_folder_of_random_weights_is_said_to_be_one(bench, tiny_model: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    raw = json.loads((folder / models.CONFIG).read_text())
+    (folder / models.CONFIG).write_text(json.dumps(raw | {models.RANDOM: 0}))
+    for model, kind in ((tiny_model, "real"), (folder, "random")):
+        done = bench("once", "--model", model, "--seconds", 1, "--steps", 1, "--threads", 1, "--backend", "torch")
+        assert json.loads(done.stdout.splitlines()[-1])["case"]["weights"] == kind
 
 
 @pytest.mark.parametrize(

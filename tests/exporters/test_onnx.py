@@ -267,7 +267,7 @@ def test_exporting_again_needs_a_reason(golden: Path, converted: Path, tmp_path:
 
 
 def test_a_bundles_own_graphs_need_no_tracing(
-    bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    golden: Path, bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def trace(_: object) -> None:
         raise ZeroDivisionError("traced")
@@ -281,6 +281,8 @@ def test_a_bundles_own_graphs_need_no_tracing(
         assert (out / f"{graph}.onnx").read_bytes() == (folder / f"{graph}.onnx").read_bytes()
     with pytest.raises(ZeroDivisionError):
         cli.main([*command, "--force"])
+    more = ["--model", str(golden / "tiny-small"), "--target", "onnx", "--precision", "exact,fast", "--out", str(out)]
+    assert cli.main(more) == 0  # out's own
     shutil.rmtree(out)
     manifest = json.loads((folder / "manifest.json").read_text())
     for changed in (

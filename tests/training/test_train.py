@@ -31,30 +31,33 @@ from sa3_training.running import Stage
 PATCHES = 300  # loud enough ones, both ways round, must be more than the components
 
 
-def plan(folder: Path) -> Plan:
+def plan(folder: Path, device: str = "cpu") -> Plan:
     return Plan(
         folder=folder,
         clip_shards=1,
         latent_shards=1,
         workers=1,
-        autoencoder=autoencoding.Options(steps=2, batch=2),
-        base=flow.Options(steps=2, batch=2),
-        distil=distilling.Options(steps=2, batch=2, path=2),
+        autoencoder=autoencoding.Options(steps=2, batch=2, device=device),
+        base=flow.Options(steps=2, batch=2, device=device),
+        distil=distilling.Options(steps=2, batch=2, path=2, device=device),
         quiet=True,
     )
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def train(made: Plan) -> Plan:
     """All stages once, on a handful of examples."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clips, "SHARD", 40)
         patch.setattr(latents, "SHARD", 12)
         patch.setattr(components, "PATCHES", PATCHES)
         patch.setattr(tokens, "CAPTIONS", 1500)
-        made = plan(tmp_path_factory.mktemp("runs") / "tiny")
         recipe.distil(made)
     return made
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return train(plan(tmp_path_factory.mktemp("runs") / "tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +112,24 @@ def assert_same(a: object, b: object) -> None:
 
 
 def test_every_stage_logs_its_losses(trained: Plan) -> None:
+    assert_logged(trained)
+
+
+def assert_logged(made: Plan) -> None:
     for name in ("autoencoder", flow.Flow.name, distilling.Distillation.name):
-        rows = [json.loads(line) for line in (trained.folder / f"{name}.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (made.folder / f"{name}.jsonl").read_text().splitlines()]
         assert rows[-1]["step"] == 2
         assert np.isfinite(rows[-1]["loss"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_every_stage_on_a_gpu(tmp_path: Path) -> None:
+    made = train(plan(tmp_path / "tiny", "cuda"))
+    assert_logged(made)
+    recipe.export(made, tmp_path / "nano", graphs=False)
+    with Pipeline.load(str(tmp_path / "nano"), backend="torch", device="cuda") as pipeline:
+        assert np.isfinite(pipeline.generate(Request(prompt="a sine tone", seconds=1, seed=1, steps=2)).audio).all()
 
 
 def test_finished_stages_are_left_alone(trained: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

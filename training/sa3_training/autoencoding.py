@@ -69,7 +69,8 @@ class Autoencoding:
         """The first weights, from the data."""
         options, form = self.options, components.layout_of(self.same)
         found = components.principal(self.crops, self.same.patch, form.components, options.seed, room=form.room)
-        components.begin(self.same, found.to(options.device))
+        components.begin(self.same.cpu(), found)
+        self.same.to(options.device)
         with torch.no_grad():
             latents = self.same.encode(self.batch(running.generator(options.seed, -1), 8 * options.batch), self.rope)
             components.balance(self.same, latents.std((0, 2)))
