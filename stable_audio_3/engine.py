@@ -11,7 +11,7 @@ import numpy as np
 
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.config import ModelConfig
-from sa3_engines.engine import GRAPHS, Inputs, Options, Outputs, Support
+from sa3_engines.engine import GRAPHS, Inputs, Options, Outputs, Ran, Support
 from sa3_engines.errors import BackendUnavailable, Sa3Error
 from sa3_engines.models import Source
 from sa3_engines.tiers import EXACT
@@ -135,6 +135,16 @@ class TorchEngine:
                 return getattr(self, f"_{graph}")(inputs)
             except torch.OutOfMemoryError as e:
                 raise Sa3Error(f"{self.device} ran out of memory in {graph}: {e}") from e
+
+    def profile(self, graph: str, inputs: Inputs) -> Sequence[Ran]:
+        from torch.profiler import ProfilerActivity, profile
+
+        self.run(graph, inputs)  # warm
+        watched = [ProfilerActivity.CUDA if self.device.type == "cuda" else ProfilerActivity.CPU]
+        with profile(activities=watched) as found:
+            self.run(graph, inputs)
+        rows = [(one.name, one.self_device_time_total or one.self_cpu_time_total) for one in found.events() or ()]
+        return [Ran(name, str(self.device), microseconds / 1e6) for name, microseconds in rows]
 
     def close(self) -> None:
         self.__dict__.pop("networks", None)

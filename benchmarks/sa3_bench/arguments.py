@@ -39,7 +39,7 @@ def parser() -> Command:
     )
     top.add_argument("--version", action="version", version=f"sa3-runtime {version('sa3-runtime')}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_table, _once, _compare, _interleave, _tiers, _history, _limits, _report):
+    for add in (_table, _once, _compare, _interleave, _tiers, _profile, _history, _limits, _report):
         add(commands)
     return top
 
@@ -258,6 +258,23 @@ def _tiers(commands: Commands) -> None:
     one.add_argument("--no-memory", action="store_true", help="leave out loading each engine by itself")
     one.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="(benchmarks/results)")
     one.add_argument("--name", metavar="NAME", help="of the files (the machine's)")
+
+
+def _profile(commands: Commands) -> None:
+    one = _command(
+        commands,
+        "profile",
+        "where the time of one graph goes",
+        " Every operation with what carried it out, as the runtime itself counts them.",
+    )
+    one.add_argument("--model", required=True, metavar="M", help="a name, a folder or random:NAME")
+    one.add_argument("--graph", default="step", metavar="G", help="text, prepare, step, encode or decode (step)")
+    one.add_argument("--seconds", type=_positive, default=30.0, metavar="S", help="(30)")
+    one.add_argument("--backend", default="auto", metavar="B", help="(auto)")
+    one.add_argument("--precision", default="auto", metavar="P", help="(auto)")
+    one.add_argument("--device", default="auto", metavar="D", help="(auto)")
+    one.add_argument("--threads", type=_count, metavar="N", help="processor threads (all cores)")
+    one.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 
 def _limits(commands: Commands) -> None:

@@ -133,6 +133,23 @@ def _tiers(args: Namespace) -> int:
     return 0
 
 
+def _profile(args: Namespace) -> int:
+    from sa3_bench import cases, profile
+
+    case = cases.Case(
+        model=args.model,
+        source=args.model,
+        seconds=args.seconds,
+        backend=args.backend,
+        precision=args.precision,
+        device=args.device,
+        threads=args.threads,
+    )
+    found = profile.measure(case, args.graph)
+    print(json.dumps(found) if args.json else profile.text(found))
+    return 0
+
+
 def _history(args: Namespace) -> int:
     from sa3_bench import history
     from sa3_runtime.files import write_atomic
@@ -159,6 +176,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "compare": _compare,
     "interleave": _interleave,
     "tiers": _tiers,
+    "profile": _profile,
     "history": _history,
     "report": _report,
 }

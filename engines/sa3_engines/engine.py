@@ -97,6 +97,24 @@ def release(engine: Engine, *graphs: str) -> None:
         engine.release(graphs)
 
 
+@dataclass(frozen=True)
+class Ran:
+    """One operation of a graph, by the runtime's own account."""
+
+    operation: str
+    kernel: str  # what carried it out: an implementation, or where it ran
+    seconds: float
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """An engine that can tell where a run's time goes."""
+
+    def profile(self, graph: str, inputs: Inputs) -> Sequence[Ran]:
+        """Every operation of one warm run, which is slower for being watched."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to open a model. `auto` leaves the choice to the backend, which then says what it took."""

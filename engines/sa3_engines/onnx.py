@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 from sa3_engines import bundle, mapped
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.config import ModelConfig
-from sa3_engines.engine import Inputs, Options, Outputs, Support
+from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, Sa3Error
 from sa3_engines.filling import Host, graph_of
 from sa3_engines.models import Source
@@ -167,6 +169,22 @@ class OnnxEngine:
             self._values.pop(graph, None)
         self._changed = changed
 
+    def profile(self, graph: str, inputs: Inputs) -> Sequence[Ran]:
+        feeds, options = self._host.inputs(graph, inputs), self._options(graph)
+        with tempfile.TemporaryDirectory() as folder:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / graph)
+            session = self._open(graph, options)
+            for _ in range(2):  # the first is not warm
+                session.run(None, feeds)
+            events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        last = max(event["ts"] for event in events if event["name"] == "model_run")
+        return [
+            Ran(event["args"]["op_name"], event["args"]["provider"], event["dur"] / 1e6)
+            for event in events
+            if event["name"].endswith("_kernel_time") and event["ts"] >= last
+        ]
+
     def _run(self, graph: str, feeds: Inputs) -> Outputs:
         if graph not in self._graphs:
             raise Sa3Error(f"this model has no graph {graph!r}")
@@ -195,10 +213,10 @@ class OnnxEngine:
             if self._low_memory:
                 self._sessions.clear()
                 mapped.trim()
-            self._sessions[graph] = self._open(graph)
+            self._sessions[graph] = self._open(graph, self._options(graph))
         return self._sessions[graph]
 
-    def _open(self, graph: str) -> InferenceSession:
+    def _open(self, graph: str, options: Any) -> InferenceSession:
         import onnxruntime
 
         path, provider = self._graphs[graph], PROVIDERS[_kind(self._device)]
@@ -206,7 +224,7 @@ class OnnxEngine:
             raise BackendUnavailable(f"ONNX Runtime has no {provider} here; {_FIXES[_kind(self._device)]}")
         settings = _settings(self._device)
         try:
-            session = onnxruntime.InferenceSession(path, self._options(graph), providers=[(provider, settings)])
+            session = onnxruntime.InferenceSession(path, options, providers=[(provider, settings)])
         except _failures() as e:
             raise BundleError(f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__}: {e}") from e
         # A provider that fails to start is replaced by the CPU without an error.

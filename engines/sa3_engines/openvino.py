@@ -18,7 +18,7 @@ import numpy as np
 from sa3_engines import bundle, mapped, openvino_graph, openvino_weights
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.config import ModelConfig
-from sa3_engines.engine import Inputs, Options, Outputs, Support
+from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
 from sa3_engines.errors import BackendUnavailable, BundleError, Sa3Error
 from sa3_engines.filling import Host
 from sa3_engines.models import Source
@@ -165,7 +165,15 @@ class OpenVinoEngine:
             self._compiled.pop(graph, None)
         self._adapters = tuple(adapters)
         for graph in () if self._low_memory else tuple(models):
-            self._compile(graph, models.pop(graph))
+            self._compiled[graph] = self._compile(graph, models.pop(graph))
+
+    def profile(self, graph: str, inputs: Inputs) -> Sequence[Ran]:
+        feeds = self._host.inputs(graph, inputs)
+        ready = self._compile(graph, self._model(graph, self._adapters), {"PERF_COUNT": "YES"})
+        for _ in range(2):  # the first is not warm
+            ready.request.infer(feeds, share_inputs=True)
+        found = ready.request.get_profiling_info()
+        return [Ran(one.node_type, one.exec_type, one.real_time.total_seconds()) for one in found]
 
     def _run(self, graph: str, feeds: Outputs) -> Outputs:
         ready = self._request(graph)
@@ -184,7 +192,7 @@ class OpenVinoEngine:
             if self._low_memory:
                 self._compiled.clear()
                 mapped.trim()
-            self._compile(graph, self._model(graph, self._adapters))
+            self._compiled[graph] = self._compile(graph, self._model(graph, self._adapters))
         return self._compiled[graph]
 
     def _model(self, graph: str, adapters: Sequence[ActiveAdapter]) -> Model:
@@ -199,13 +207,13 @@ class OpenVinoEngine:
             openvino_weights.replace(model, self._host.merged(adapters, graph))
         return model
 
-    def _compile(self, graph: str, model: Model) -> None:
+    def _compile(self, graph: str, model: Model, more: Mapping[str, str] | None = None) -> Ready:
         path, device = self._graphs[graph], self._device.upper().replace(":", ".")
         # Whatever the tier, a graph that was left exact is the ONNX one.
         kind = "fp32" if path.suffix == ".onnx" else self._precision
         # Before it is compiled: where a last operation turns out to do nothing, its result takes over others' names.
         names = tuple(port.any_name for port in model.outputs)
-        settings = dict(SETTINGS[kind])
+        settings = {**SETTINGS[kind], **(more or {})}
         if device == "CPU":
             settings |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(self._threads)}
         else:
@@ -225,9 +233,9 @@ class OpenVinoEngine:
                 f"OpenVINO was asked to run {graph} in {kind} and takes {_NAMES.get(precision, precision)} on this "
                 f"{self._device}; choose another precision"
             )
-        self._compiled[graph] = Ready(compiled, compiled.create_infer_request(), names)
         self._unpacked.add(graph)
         mapped.trim()
+        return Ready(compiled, compiled.create_infer_request(), names)
 
 
 def _full(device: str, here: Sequence[str]) -> str:

@@ -324,3 +324,19 @@ def test_little_memory_holds_one_network_and_keeps_adapters(nano: OpenVinoEngine
     assert set(engine._compiled) == {"step"}
     nano.set_adapters([])
     engine.close()
+
+
+def test_it_says_where_its_time_goes(exported: Source):
+    engine = BACKEND.open(exported, ONE)
+    dit = engine.config.dit
+    assert dit is not None
+    before = velocity(engine)
+    prepared = engine.run(
+        "prepare", graphs.prepare(engine.config, 21, normal(1, 5, dit.context_width), normal(1, dit.global_width), None)
+    )
+    level = tables.timestep_features(np.ones(1, np.float32), dit)
+    ran = engine.profile("step", {**prepared, "x": normal(1, dit.channels, 21), "timestep": level})
+    assert sum(one.operation == "FullyConnected" and one.kernel.endswith("_f32") for one in ran) > 10
+    assert sum(one.seconds for one in ran) > 0
+    assert np.array_equal(before, velocity(engine))
+    engine.close()
