@@ -44,6 +44,12 @@ class Tier:
     graphs: Mapping[str, Graph]
     seconds: Mapping[str, float]  # one run of each graph at the profile's usual length, on `measured_on`
 
+    @property
+    def clip_seconds(self) -> float:
+        """How long a usual clip would take: all its steps, and no encoding."""
+        times = (seconds * (STEPS if graph == "step" else 1) for graph, seconds in self.seconds.items())
+        return sum(times) - self.seconds.get("encode", 0.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
@@ -164,7 +170,7 @@ def expected_seconds(source: Source, backend: str, precision: str) -> float:
         _, tier = choose(load(folder), precision, processor.flags())
     except (BackendUnavailable, BundleError):
         return math.inf
-    return sum(seconds * (STEPS if graph == "step" else 1) for graph, seconds in tier.seconds.items())
+    return tier.clip_seconds
 
 
 def choose(found: Bundle, precision: str, have: Collection[str]) -> tuple[str, Tier]:
@@ -193,7 +199,7 @@ def choose(found: Bundle, precision: str, have: Collection[str]) -> tuple[str, T
             f"precision {name} ({tier.type}) of the {found.target} bundle of {found.model} needs {missing}, which this "
             f"machine's processor lacks; it holds {holds}: take another, or export on this machine"
         )
-    return min(runnable.items(), key=lambda one: sum(one[1].seconds.values()))
+    return min(runnable.items(), key=lambda one: one[1].clip_seconds)
 
 
 def read(folder: Path, *, deep: bool = False) -> Bundle:

@@ -323,8 +323,7 @@ def _make(
             try:
                 made[tier.name] = _tier(recipe, target, tier, work, gate, steps, seconds)
             except ParityError as e:
-                named = any(word != "auto" and tiers.ask(word).meets(tier.name, tier.type) for word in recipe.precision)
-                if named or tier.name == tiers.EXACT:
+                if _is_named(recipe, tier) or tier.name == tiers.EXACT:
                     raise ParityError(f"precision {tier.name} ({tier.type}): {e}; nothing was published") from e
                 steps.watch.note(f"no tier {tier.name} ({tier.type}): {e}")
     finally:
@@ -332,10 +331,30 @@ def _make(
     steps.next("timing")
     speeds = _speeds(recipe, target, [tier for tier in wanted if tier.name in made], work, made)
     made = {name: replace(tier, seconds=speeds[name]) for name, tier in made.items()}
+    for tier in wanted:
+        if reason := _why_leave_out(tier.name, made):
+            if not _is_named(recipe, tier):
+                del made[tier.name]
+            steps.watch.note(reason)
     kept = {file for tier in made.values() for graph in tier.graphs.values() for file in graph.files}
     for name in set(_names(staged.folder)) - placed - kept:  # of a tier that missed its floor
         (staged.folder / name).unlink()
     return made
+
+
+def _is_named(recipe: Recipe, tier: Tier) -> bool:
+    return any(word != "auto" and tiers.ask(word).meets(tier.name, tier.type) for word in recipe.precision)
+
+
+def _why_leave_out(name: str, made: Mapping[str, bundle.Tier]) -> str | None:
+    """`fast` promises less than `high`: it is only worth having where it is faster."""
+    fast, high = made.get(tiers.FAST), made.get(tiers.HIGH)
+    if name != tiers.FAST or fast is None or high is None or fast.clip_seconds < high.clip_seconds:
+        return None
+    return (
+        f"tier fast ({fast.type}) takes {fast.clip_seconds:.2f} s for a clip, and high ({high.type}) "
+        f"{high.clip_seconds:.2f} s: auto leaves fast out"
+    )
 
 
 def _tier(

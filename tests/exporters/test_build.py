@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sa3_engines import models
+from sa3_engines import bundle, models
 from sa3_engines.bundle import Profile
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
 from sa3_exporters import build, cli
@@ -47,6 +47,20 @@ def test_a_tier_that_was_named_is_made_or_is_an_error(tmp_path: Path):
         build.plan(recipe(tmp_path, precision=("auto", "fp16")), Watch())
     with pytest.raises(InvalidRequest, match="no precision 'best'"):
         build.plan(recipe(tmp_path, precision=("best",)), Watch())
+
+
+def test_fast_is_left_out_where_it_is_not_faster():
+    def tier(kind: str, step: float, encode: float) -> bundle.Tier:
+        seconds = {"text": 0.01, "step": step, "encode": encode, "decode": 0.3}
+        return bundle.Tier(type=kind, instructions=(), exact=(), graphs={}, seconds=seconds)
+
+    made = {"exact": tier("fp32", 0.6, 0.9), "high": tier("bf16", 0.238, 0.3), "fast": tier("int8", 0.26, 0.1)}
+    said = build._why_leave_out("fast", made)
+    assert said == "tier fast (int8) takes 2.39 s for a clip, and high (bf16) 2.21 s: auto leaves fast out"
+    assert build._why_leave_out("high", made) is None
+    assert build._why_leave_out("fast", made | {"fast": tier("int8", 0.2, 0.9)}) is None  # encoding is no part of it
+    del made["high"]
+    assert build._why_leave_out("fast", made) is None
 
 
 def test_profiles_go_up_and_stay_within_the_model(tmp_path: Path):
