@@ -46,12 +46,13 @@ def _cores() -> int:
 
 
 def peak(limits: Mapping[str, Any], precision: str) -> tuple[float, str]:
-    """The best product in a precision over all libraries, and which it was; fp32's where that precision has none."""
+    """The best product in a precision over all libraries, and which it was; fp32's where that precision has none, or
+    is only imitated and slower.
+    """
     gemm: Mapping[str, float] = limits["gemm_gflops"]
     if not gemm:
         return math.nan, "none"
-    fitting = {name: value for name, value in gemm.items() if name.split()[-1] == precision}
-    chosen = fitting or {name: value for name, value in gemm.items() if name.endswith("fp32")} or gemm
+    chosen = {name: value for name, value in gemm.items() if name.split()[-1] in (precision, "fp32")} or gemm
     name = max(chosen, key=lambda n: chosen[n])
     return chosen[name], name
 

@@ -25,6 +25,7 @@ PACKAGES = (
     "ai-edge-litert", "transformers", "diffusers", "tokenizers", "soxr",
 )  # fmt: skip
 CODE = ("sa3_engines", "sa3_runtime", "stable_audio_3")  # what a result depends on
+UNITS = ("AMX", "AVX512", "AVX2")
 NOISY = 0.10  # spread of the probe's times from which on a machine is called noisy
 GPU = ("name", "driver_version", "temperature.gpu", "clocks.sm", "clocks.max.sm", "power.draw", "memory.total",
        "clocks_throttle_reasons.hw_slowdown", "clocks_throttle_reasons.hw_thermal_slowdown",
@@ -40,8 +41,11 @@ def identity() -> dict[str, Any]:
 
 
 def name(found: dict[str, Any]) -> str:
-    """A file's name for this machine: its processor, its cores and its GPU."""
-    parts = [found["cpu"], f"{found['usable_cores']} cores", platform.system()]
+    """A file's name for this machine: its processor, its cores, its widest units, which models of one name may differ
+    in, and its GPU.
+    """
+    units = next((unit for unit in UNITS if any(flag.startswith(unit) for flag in found["flags"])), "")
+    parts = [found["cpu"], f"{found['usable_cores']} cores", units, platform.system()]
     parts += [gpu["name"] for gpu in found["gpus"][:1]]
     plain = re.sub(r"\((?:r|tm)\)|\bcpu\b|\bprocessor\b|@.*$", " ", " ".join(map(str, parts)).lower())
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")

@@ -221,19 +221,17 @@ def _alone(asked: Asked, entry: Entry, say: Say) -> None:
         return
     for seconds in asked.durations:
         say(f"memory of {entry.name} at {seconds:g} s")
-        command = [sys.executable, "-m", "sa3_bench", "once", "--model", asked.model, "--backend", entry.backend]
-        command += [
-            "--device",
-            DEVICE,
-            "--precision",
-            entry.precision,
-            "--seconds",
-            f"{seconds:g}",
-            "--steps",
-            "2",
-            "--reload",
-        ]
-        command += ["--threads", str(asked.threads)] if asked.threads else []
+        flags = {
+            "model": asked.model,
+            "backend": entry.backend,
+            "device": DEVICE,
+            "precision": entry.precision,
+            "seconds": f"{seconds:g}",
+            "steps": "2",
+        }
+        flags |= {"threads": str(asked.threads)} if asked.threads else {}
+        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        command = [sys.executable, "-m", "sa3_bench", "once", "--reload", *words]
         answer = process.last_json(command, 3600)
         run = answer["runs"][-1]
         entry.peak_mb[f"{seconds:g}"] = run["peak_rss_mb"]

@@ -170,6 +170,7 @@ class OnnxEngine:
         self._changed = changed
 
     def profile(self, graph: str, inputs: Inputs) -> Sequence[Ran]:
+        self.release((graph,))  # never two of a graph
         feeds, options = self._host.inputs(graph, inputs), self._options(graph)
         with tempfile.TemporaryDirectory() as folder:
             options.enable_profiling = True

@@ -168,6 +168,7 @@ class OpenVinoEngine:
             self._compiled[graph] = self._compile(graph, models.pop(graph))
 
     def profile(self, graph: str, inputs: Inputs) -> Sequence[Ran]:
+        self.release((graph,))  # never two of a graph
         feeds = self._host.inputs(graph, inputs)
         ready = self._compile(graph, self._model(graph, self._adapters), {"PERF_COUNT": "YES"})
         for _ in range(2):  # the first is not warm

@@ -347,14 +347,14 @@ def _is_named(recipe: Recipe, tier: Tier) -> bool:
 
 
 def _why_leave_out(name: str, made: Mapping[str, bundle.Tier]) -> str | None:
-    """`fast` promises less than `high`: it is only worth having where it is faster."""
-    fast, high = made.get(tiers.FAST), made.get(tiers.HIGH)
-    if name != tiers.FAST or fast is None or high is None or fast.clip_seconds < high.clip_seconds:
+    """`fast` promises less than `exact` and `high`: it is only worth having where it is faster."""
+    if name != tiers.FAST or name not in made:
         return None
-    return (
-        f"tier fast ({fast.type}) takes {fast.clip_seconds:.2f} s for a clip, and high ({high.type}) "
-        f"{high.clip_seconds:.2f} s: auto leaves fast out"
-    )
+    better = min((one for one in (tiers.EXACT, tiers.HIGH) if one in made), key=lambda one: made[one].clip_seconds)
+    times = {one: f"{one} ({made[one].type}) takes {made[one].clip_seconds:.2f} s for a clip" for one in (name, better)}
+    if made[name].clip_seconds < made[better].clip_seconds:
+        return None
+    return f"tier {times[name]}, and {times[better]}: auto leaves {name} out"
 
 
 def _tier(

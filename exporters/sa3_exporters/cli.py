@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--precision", default="auto", metavar="P,...", help="tiers: "
         f"{', '.join(TIERS)}; or number types: {', '.join(TYPES)} (default: auto, which is exact, high and fast as far "
-        "as this machine can make and check them)"
+        "as this machine can make and check them, and fast only where it is the fastest)"
     )  # fmt: skip
     profile = p.add_argument_group("durations", "what the bundle is compared for, and will be asked for")
     profile.add_argument("--min-seconds", type=float, metavar="S", help="the shortest (default: 0)")

@@ -226,3 +226,17 @@ def test_a_case_survives_its_way_through_flags_and_json():
 def test_the_reference_comes_first():
     onnx, half = replace(CASES[0], backend="onnx"), replace(CASES[0], precision="bf16")
     assert session.ordered([onnx, half, CASES[2], CASES[0]]) == [CASES[0], CASES[2], onnx, half]
+
+
+def test_a_machines_name_tells_its_widest_units(monkeypatch: pytest.MonkeyPatch):
+    """Processors of one name come with and without them, and their results must not replace each other's."""
+    monkeypatch.setattr(machine.platform, "system", lambda: "Linux")
+    found = {"cpu": "Intel(R) Xeon(R) Processor @ 2.1GHz", "usable_cores": 2, "gpus": []}
+    for flags, name in (
+        (["AVX2", "AVX512", "AMX-BF16"], "intel-xeon-2-cores-amx-linux"),
+        (["AVX2", "AVX512-VNNI"], "intel-xeon-2-cores-avx512-linux"),
+        (["AVX2"], "intel-xeon-2-cores-avx2-linux"),
+        ([], "intel-xeon-2-cores-linux"),
+    ):
+        assert machine.name(found | {"flags": flags}) == name
+    assert machine.name(found | {"flags": [], "gpus": [{"name": "NVIDIA H100"}]}).endswith("linux-nvidia-h100")

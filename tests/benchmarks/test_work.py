@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sa3_bench import work
+from sa3_bench import limits, work
 from sa3_engines import graphs, models
 from sa3_engines.config import ModelConfig
 from stable_audio_3 import checkpoint
@@ -96,3 +96,15 @@ def test_half_the_precision_moves_half_the_weights():
     full, half = (work.count(config, "step", sizes, precision) for precision in ("fp32", "fp16"))
     assert full.flops == half.flops
     assert half.bytes < 0.51 * full.bytes
+
+
+def test_the_peak_is_that_of_the_precision_or_of_fp32_where_it_is_only_imitated():
+    gemm = {"numpy fp32": 100.0, "torch fp32": 90.0, "torch bf16": 300.0, "torch int8": 2.0}
+    for precision, expected in (
+        ("bf16", (300.0, "torch bf16")),
+        ("int8", (100.0, "numpy fp32")),
+        ("int4", (100.0, "numpy fp32")),
+        ("fp32", (100.0, "numpy fp32")),
+    ):
+        assert limits.peak({"gemm_gflops": gemm}, precision) == expected
+    assert limits.peak({"gemm_gflops": {"torch fp16": 7.0}}, "int8") == (7.0, "torch fp16")

@@ -25,6 +25,7 @@ def bundles(
     cache = request.config.cache
     out = cache.mkdir(f"bundles-torch{version('torch')}") if kept and cache else tmp_path_factory.mktemp("bundles")
     command = [sys.executable, "-W", "error", "-m", "sa3_exporters.cli", "--target", "onnx"]
+    command += ["--precision", "exact,fast"]  # auto would leave out what is no faster
     started = {
         name: subprocess.Popen(
             [*command, "--model", str(golden / name), "--out", str(out / name)],

@@ -56,11 +56,22 @@ def test_fast_is_left_out_where_it_is_not_faster():
 
     made = {"exact": tier("fp32", 0.6, 0.9), "high": tier("bf16", 0.238, 0.3), "fast": tier("int8", 0.26, 0.1)}
     said = build._why_leave_out("fast", made)
-    assert said == "tier fast (int8) takes 2.39 s for a clip, and high (bf16) 2.21 s: auto leaves fast out"
+    assert said == (
+        "tier fast (int8) takes 2.39 s for a clip, and high (bf16) takes 2.21 s for a clip: auto leaves fast out"
+    )
     assert build._why_leave_out("high", made) is None
     assert build._why_leave_out("fast", made | {"fast": tier("int8", 0.2, 0.9)}) is None  # encoding is no part of it
     del made["high"]
     assert build._why_leave_out("fast", made) is None
+    slow = build._why_leave_out("fast", made | {"fast": tier("int8", 0.7, 0.1)})  # as without products of bytes
+    assert slow is not None and "and exact (fp32) takes 5.11 s" in slow
+
+
+def test_nanos_graphs_need_no_tracing():
+    """Whoever exports it for another engine waits for seconds."""
+    watch, one = Noted(), Recipe(source=models.locate("nano"), out=Path("nowhere"))
+    assert set(build._known(one, watch)) == set(one.graphs)
+    assert watch.notes == [f"exact graphs are those of {models.HERE / 'nano'}; --force traces them again"]
 
 
 def test_profiles_go_up_and_stay_within_the_model(tmp_path: Path):

@@ -184,7 +184,8 @@ def converted(bundles: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def export(golden: Path, out: Path, *more: str) -> int:
-    return cli.main(["--model", str(golden / "tiny-small"), "--target", "onnx", "--out", str(out), *more])
+    command = ["--model", str(golden / "tiny-small"), "--target", "onnx", "--precision", "exact,fast"]
+    return cli.main([*command, "--out", str(out), *more])
 
 
 def spoil(path: Path, how: str) -> None:
@@ -303,7 +304,8 @@ def test_in_place_adds_graphs_and_changes_nothing_else(golden: Path, converted: 
     shutil.copytree(golden / "tiny-small", folder, ignore=shutil.ignore_patterns("cases", "loras"))
     (folder / "notes.txt").write_text("mine")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert cli.main(["--model", str(folder), "--target", "onnx", "--out", str(folder)]) == 0
+    command = ["--model", str(folder), "--target", "onnx", "--precision", "exact,fast", "--out", str(folder)]
+    assert cli.main(command) == 0
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert {path: after[path] for path in before} == before
     assert {path.name for path in set(after) - set(before)} == {
