@@ -10,14 +10,14 @@ from itertools import product
 
 import pytest
 
-from sa3_bench import cases, measure
+from sa3_bench import cases, measure, observed
 from sa3_bench.cases import Case
 from sa3_engines import selection
 from sa3_engines.errors import BackendUnavailable
 from sa3_runtime.pipeline import Pipeline
 
 GROUP = "Stable Audio 3 benchmarks"
-Opened = tuple[Pipeline, measure.Observed]
+Opened = tuple[Pipeline, observed.Observed]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -47,7 +47,7 @@ def name(found: dict[str, Any]) -> str:
     units = next((unit for unit in UNITS if any(flag.startswith(unit) for flag in found["flags"])), "")
     parts = [found["cpu"], f"{found['usable_cores']} cores", units, platform.system()]
     parts += [gpu["name"] for gpu in found["gpus"][:1]]
-    plain = re.sub(r"\((?:r|tm)\)|\bcpu\b|\bprocessor\b|@.*$", " ", " ".join(map(str, parts)).lower())
+    plain = re.sub(r"\((?:r|tm)\)|\bcpu\b|\bprocessor\b|@ *[0-9.]+ *ghz", " ", " ".join(map(str, parts)).lower())
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,58 +17,14 @@ import numpy as np
 
 from sa3_bench import energy, memory, work
 from sa3_bench.cases import Case
+from sa3_bench.observed import Call, Observed, tokenizer_of
 from sa3_engines import models, selection
-from sa3_engines.config import ModelConfig
-from sa3_engines.engine import Engine, Inputs, Options, Outputs, Support
+from sa3_engines.engine import Options, Support
 from sa3_engines.errors import BadOutput
 from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
-from sa3_runtime.tokens import StandInTokenizer, Tokenizer, tokenizer_for
 
 MEGA = 1e6
 ENOUGH = 2  # runs that are made however long they take
-
-
-@dataclass(frozen=True)
-class Call:
-    """One graph that was run."""
-
-    graph: str
-    seconds: float
-    sizes: Mapping[str, int]
-
-
-class Observed:
-    """An engine that notes what is run and how long it takes. On a device it waits for each graph to be done."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.calls: list[Call] = []
-        self._device = memory.Device(engine.support.device)
-        self._prepared: Mapping[str, int] = {}
-
-    @property
-    def config(self) -> ModelConfig:
-        return self.engine.config
-
-    @property
-    def support(self) -> Support:
-        return self.engine.support
-
-    def constants(self) -> Mapping[str, np.ndarray]:
-        return self.engine.constants()
-
-    def run(self, graph: str, inputs: Inputs) -> Outputs:
-        sizes = work.sizes(graph, inputs, self._prepared)
-        start = time.perf_counter()
-        outputs = self.engine.run(graph, inputs)
-        self._device.settle()
-        self.calls.append(Call(graph, time.perf_counter() - start, sizes))
-        if graph == "prepare":
-            self._prepared = sizes
-        return outputs
-
-    def close(self) -> None:
-        self.engine.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +39,6 @@ class Wanted:
     audio: Path | None = None  # where the clip goes, as .npy
     parity: Path | None = None  # where the graphs' answers to fixed inputs go, as .npz
     tell: Callable[[str], None] = field(default=lambda _: None)
-
-
-def tokenizer_of(source: models.Source) -> Tokenizer | None:
-    """The model's own. Exported random weights have none, and speed does not depend on which ids these are."""
-    text = source.config.text
-    return tokenizer_for(source) or (None if text is None else StandInTokenizer(text.vocab_size))
 
 
 def open_pipeline(case: Case) -> tuple[Pipeline, Observed]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sa3_bench import stages
 from sa3_bench.cases import Case
-from sa3_bench.measure import Observed
+from sa3_bench.observed import Observed
 from sa3_engines import models, selection
 from sa3_engines.engine import Options, Profiled, Ran
 from sa3_engines.errors import InvalidRequest

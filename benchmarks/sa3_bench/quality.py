@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sa3_bench import measure
+from sa3_bench import observed
 from sa3_bench.cases import PROMPT
 from sa3_engines import graphs, tables
 from sa3_engines.errors import InvalidRequest
@@ -67,7 +67,7 @@ def _velocities(pipeline: Pipeline, seconds: float) -> dict[str, Array]:
 
 
 def _tokens(pipeline: Pipeline) -> tuple[Array, Array]:
-    text, tokenizer = pipeline.config.text, measure.tokenizer_of(pipeline.source)
+    text, tokenizer = pipeline.config.text, observed.tokenizer_of(pipeline.source)
     assert text is not None and tokenizer is not None
     row = tokenizer.ids(PROMPT)[: text.max_tokens]
     ids = np.array([row + [0] * (text.max_tokens - len(row))], np.int64)

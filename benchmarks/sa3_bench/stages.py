@@ -9,7 +9,7 @@ import numpy as np
 
 from sa3_bench import work
 from sa3_bench.cases import Case
-from sa3_bench.measure import Observed
+from sa3_bench.observed import Observed
 from sa3_engines import graphs, likeness, tables
 from sa3_engines.engine import Inputs
 from sa3_runtime import lengths

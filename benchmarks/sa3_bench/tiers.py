@@ -20,7 +20,7 @@ from typing import Any
 from sa3_bench import limits, process, stages, work
 from sa3_bench import machine as computer
 from sa3_bench.cases import Case
-from sa3_bench.measure import Observed, tokenizer_of
+from sa3_bench.observed import Observed, tokenizer_of
 from sa3_bench.plain import Plain
 from sa3_engines import bundle, models, processor, selection
 from sa3_engines.engine import Engine, Options
