@@ -171,6 +171,12 @@ def _how(group: Any) -> None:
     group.add_argument("--whole-decode", action="store_true", help="decode in one pass, not in windows")
 
 
+def _one_engine(group: Any) -> None:
+    group.add_argument("--backend", default="auto", metavar="B", help="(auto)")
+    group.add_argument("--precision", default="auto", metavar="P", help="(auto)")
+    group.add_argument("--device", default="auto", metavar="D", help="(auto)")
+
+
 def _once(commands: Commands) -> None:
     one = _command(
         commands,
@@ -182,9 +188,7 @@ def _once(commands: Commands) -> None:
     one.add_argument("--model", required=True, metavar="M", help="a name, a folder, owner/repository or random:NAME")
     one.add_argument("--seconds", type=_positive, default=30.0, metavar="S", help="(30)")
     one.add_argument("--batch", type=_count, default=1, metavar="N", help="(1)")
-    one.add_argument("--backend", default="auto", metavar="B", help="(auto)")
-    one.add_argument("--precision", default="auto", metavar="P", help="(auto)")
-    one.add_argument("--device", default="auto", metavar="D", help="(auto)")
+    _one_engine(one)
     _how(one)
     one.add_argument("--repeat", type=_count, default=1, metavar="N", help="timed runs (1)")
     one.add_argument("--warmup-steps", type=_count, metavar="N", help="steps of the untimed run (as many as --steps)")
@@ -270,9 +274,7 @@ def _profile(commands: Commands) -> None:
     one.add_argument("--model", required=True, metavar="M", help="a name, a folder or random:NAME")
     one.add_argument("--graph", default="step", metavar="G", help="text, prepare, step, encode or decode (step)")
     one.add_argument("--seconds", type=_positive, default=30.0, metavar="S", help="(30)")
-    one.add_argument("--backend", default="auto", metavar="B", help="(auto)")
-    one.add_argument("--precision", default="auto", metavar="P", help="(auto)")
-    one.add_argument("--device", default="auto", metavar="D", help="(auto)")
+    _one_engine(one)
     one.add_argument("--threads", type=_count, metavar="N", help="processor threads (all cores)")
     one.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sa3_engines.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from sa3_engines.models import Source
     from sa3_runtime.request import Request
 
 PROMPT = "lo-fi boom bap with warm electric piano, vinyl crackle and a slow walking bass, 84 BPM"
@@ -100,6 +101,10 @@ class Model:
     longest: float  # seconds
 
 
+def kind_of_weights(source: Source) -> str:
+    return "real" if source.trained else "random"
+
+
 def resolve(name: str, weights: str = "auto") -> Model:
     """weights: auto takes real ones that are already here and else random ones; real may download."""
     from sa3_engines import models
@@ -114,11 +119,10 @@ def resolve(name: str, weights: str = "auto") -> Model:
     located = models.locate(source)
     if located.config.dit is None:
         raise InvalidRequest(f"{name} is an autoencoder alone; a case makes sound from a prompt")
-    trained = located.seed is None and located.config.raw.get("sa3_trained", True)
     shown = name.removeprefix("random:") if located.seed is not None else located.name
     return Model(
         name=shown,
-        weights="real" if trained else "random",
+        weights=kind_of_weights(located),
         source=source,
         longest=located.config.longest_seconds,
     )

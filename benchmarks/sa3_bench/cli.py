@@ -8,13 +8,9 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from sa3_bench import arguments
 from sa3_engines.errors import Cancelled, OutputError, Sa3Error
-
-if TYPE_CHECKING:
-    from sa3_engines.models import Source
 
 BEGUN = time.perf_counter()  # of this process, near enough: the load is timed from here
 
@@ -55,7 +51,7 @@ def _once(args: Namespace) -> int:
     case = cases.Case(
         model=args.model,
         source=args.source,
-        weights=args.weights_are or _kind_of_weights(models.locate(args.source or args.model)),
+        weights=args.weights_are or cases.kind_of_weights(models.locate(args.source or args.model)),
         seconds=args.seconds,
         batch=args.batch,
         backend=args.backend,
@@ -79,10 +75,6 @@ def _once(args: Namespace) -> int:
     )
     print(json.dumps(measure.measure(case, wanted, BEGUN)), flush=True)
     return 0
-
-
-def _kind_of_weights(source: Source) -> str:
-    return "random" if source.random_weights else "real"
 
 
 def _limits(args: Namespace) -> int:

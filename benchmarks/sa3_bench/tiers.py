@@ -19,7 +19,7 @@ from typing import Any
 
 from sa3_bench import limits, process, stages, work
 from sa3_bench import machine as computer
-from sa3_bench.cases import Case
+from sa3_bench.cases import Case, kind_of_weights
 from sa3_bench.observed import Observed, tokenizer_of
 from sa3_bench.plain import Plain
 from sa3_engines import bundle, models, processor, selection
@@ -138,7 +138,7 @@ def _case(asked: Asked, entry: Entry, seconds: float) -> Case:
     source = models.locate(asked.model)
     return Case(
         model=asked.model,
-        weights="random" if source.random_weights else "real",
+        weights=kind_of_weights(source),
         source=asked.model,
         seconds=seconds,
         backend=entry.backend,

@@ -177,9 +177,11 @@ def _known(recipe: Recipe, watch: Watch) -> dict[str, Path]:
         if folder is None or not (folder / MANIFEST).is_file():
             continue
         with contextlib.suppress(BundleError):
-            found = bundle.read(folder)
-            made = (found.traced, found.source.digest) == (tracing_digest(), placing.digest(source))
-            exact = found.tiers.get(tiers.EXACT) if made else None
+            found = bundle.load(folder)
+            # What is cheap to compare comes first: weights are hashed whole.
+            if found.traced != tracing_digest() or found.source.digest != placing.digest(source):
+                continue
+            exact = bundle.read(folder).tiers.get(tiers.EXACT)
             known = {name: folder / graph.file for name, graph in exact.graphs.items()} if exact else {}
             if known and all(path.suffix == ".onnx" for path in known.values()):
                 watch.note(f"exact graphs are those of {folder}; --force traces them again")
@@ -331,11 +333,12 @@ def _make(
     steps.next("timing")
     speeds = _speeds(recipe, target, [tier for tier in wanted if tier.name in made], work, made)
     made = {name: replace(tier, seconds=speeds[name]) for name, tier in made.items()}
-    for tier in wanted:
-        if reason := _why_leave_out(tier.name, made):
-            if not _is_named(recipe, tier):
-                del made[tier.name]
-            steps.watch.note(reason)
+    fast = next((tier for tier in wanted if tier.name == tiers.FAST and tier.name in made), None)
+    if fast is not None and (slower := _why_no_faster(made)):
+        named = _is_named(recipe, fast)
+        steps.watch.note(slower if named else f"{slower}; it is left out")
+        if not named:
+            del made[tiers.FAST]
     kept = {file for tier in made.values() for graph in tier.graphs.values() for file in graph.files}
     for name in set(_names(staged.folder)) - placed - kept:  # of a tier that missed its floor
         (staged.folder / name).unlink()
@@ -346,15 +349,19 @@ def _is_named(recipe: Recipe, tier: Tier) -> bool:
     return any(word != "auto" and tiers.ask(word).meets(tier.name, tier.type) for word in recipe.precision)
 
 
-def _why_leave_out(name: str, made: Mapping[str, bundle.Tier]) -> str | None:
-    """`fast` promises less than `exact` and `high`: it is only worth having where it is faster."""
-    if name != tiers.FAST or name not in made:
+def _why_no_faster(made: Mapping[str, bundle.Tier]) -> str | None:
+    """`fast` promises less than `exact` and `high`: it is only worth having where it is faster than both."""
+    fast = made[tiers.FAST]
+    name = min(
+        (one for one in (tiers.EXACT, tiers.HIGH) if one in made), key=lambda one: made[one].clip_seconds, default=""
+    )
+    if not name or fast.clip_seconds < made[name].clip_seconds:
         return None
-    better = min((one for one in (tiers.EXACT, tiers.HIGH) if one in made), key=lambda one: made[one].clip_seconds)
-    times = {one: f"{one} ({made[one].type}) takes {made[one].clip_seconds:.2f} s for a clip" for one in (name, better)}
-    if made[name].clip_seconds < made[better].clip_seconds:
-        return None
-    return f"tier {times[name]}, and {times[better]}: auto leaves {name} out"
+    better = made[name]
+    return (
+        f"tier fast ({fast.type}) takes {fast.clip_seconds:.2f} s for a clip, and {name} ({better.type}) "
+        f"{better.clip_seconds:.2f} s"
+    )
 
 
 def _tier(
