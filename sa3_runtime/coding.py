@@ -78,22 +78,25 @@ def pieces(
         size = total
     else:
         windows, size = chunking.windows(total), chunking.size
+    half = config.autoencoder.decoder
     # An odd tail, filled up to a whole chunk, comes out as sound too when everything is asked for.
-    whole = -(-total // config.autoencoder.decoder.latents_multiple) * config.autoencoder.decoder.latents_multiple
+    whole = -(-total // half.latents_multiple) * half.latents_multiple
     wanted = (whole if len(windows) == 1 else total) * config.ratio if samples is None else samples
     needed = -(-wanted // config.ratio)
     windows = [w for w in windows if w[1] < needed] or windows[:1]
     for index, (start, first, end) in enumerate(windows):
-        stop = min(start + size, start + _with_reach(config.autoencoder.decoder, needed - start))
-        out = _decode_one(engine, latents[:, :, start : start + size], stop - start, noise)
+        from_, to = _told_by(half, first - start, min(end, needed) - start)
+        from_, to = max(0, from_), min(size, to)
+        out = _decode_one(engine, latents[:, :, start : start + size], from_, to, noise)
         last = wanted if index == len(windows) - 1 else end * config.ratio
-        yield out[:, :, (first - start) * config.ratio : last - start * config.ratio]
+        begin = (start + from_) * config.ratio
+        yield out[:, :, first * config.ratio - begin : last - begin]
         if tick is not None:
             tick(index + 1, len(windows))
 
 
-def _decode_one(engine: Engine, latents: Array, keep: int, noise: Noise | None) -> Array:
-    """One window, of which only the first `keep` latents are decoded; noise is drawn for all of it."""
+def _decode_one(engine: Engine, latents: Array, from_: int, to: int, noise: Noise | None) -> Array:
+    """One window, of which only some latents are decoded; noise is drawn for all of it."""
     half = engine.config.autoencoder.decoder
     items, count = len(latents), latents.shape[2]
     token_noise = None
@@ -102,9 +105,9 @@ def _decode_one(engine: Engine, latents: Array, keep: int, noise: Noise | None) 
         if half.mask_noise:
             filled = -(-count // half.latents_multiple) * half.latents_multiple
             shape = (items, filled, half.stride, half.width)
-            kept = -(-keep // half.latents_multiple) * half.latents_multiple
-            token_noise = np.ascontiguousarray(noise.draw("mask_decoder", shape)[:, :kept])
-    latents = np.ascontiguousarray(latents[:, :, :keep])
+            end = -(-to // half.latents_multiple) * half.latents_multiple
+            token_noise = np.ascontiguousarray(noise.draw("mask_decoder", shape)[:, from_:end])
+    latents = np.ascontiguousarray(latents[:, :, from_:to])
     return engine.run("decode", graphs.decode(engine.config, latents, token_noise))["audio"]
 
 
@@ -115,14 +118,22 @@ def _with_bottleneck_noise(config: ModelConfig, latents: Array, noise: Noise) ->
     return latents + np.float32(1e-3) * noise.draw("bottleneck", latents.shape)
 
 
-def _with_reach(half: ResamplerConfig, latents: int) -> int:
-    """How many latents must be decoded for the first `latents` to come out as if all were."""
-    edge = 1 if half.kernel > 1 else 0
+def _told_by(half: ResamplerConfig, first: int, end: int) -> tuple[int, int]:
+    """The latents from `first` up to `end` come out of this half as if it had all of a window when it has these.
+
+    Only as far as the window goes: what lies beyond its ends counts as its ends do.
+    """
+    edge = half.kernel // 2  # the convolution reaches one token further, past the one that stands for a latent
     if half.window:
-        return latents + edge + half.depth * half.window[1]
-    # A chunk, the one half a chunk on that the second half of the blocks sees, and the artificial edge behind it.
-    multiple = half.latents_multiple
-    return -(-(latents + edge) // multiple) * multiple + (2 * multiple if half.midpoint_shift else 0)
+        before, after = (half.depth * latents for latents in half.window)
+        return first - edge - before, end + edge + after
+    chunk = half.chunk_tokens
+    shift = chunk // 2 if half.midpoint_shift else 0
+    # The second half of the blocks sees chunks that begin in the middle of the first half's, so of each it has two. The
+    # artificial edges of what is decoded lie outside of those.
+    from_ = (first * half.group + 1 - 2 * edge + shift) // chunk - (1 if shift else 0)
+    to = (end * half.group - 1 + 2 * edge + shift) // chunk + 1
+    return from_ * half.latents_multiple, to * half.latents_multiple
 
 
 def encode(
@@ -141,25 +152,35 @@ def encode(
     samples = audio.shape[2]
     if chunking is None or samples < chunking.size * config.ratio:
         return _encode_one(engine, audio, noise, apply_noise=apply_noise)
+    half = config.autoencoder.encoder
+    wider = half.kernel // 2 * half.latents_multiple  # its convolution comes first: a chunk reads a token of the next
     total = samples // config.ratio
     parts: list[Array] = []
     windows = chunking.windows(total)
     for index, (start, first, end) in enumerate(windows):
+        from_, to = _told_by(half, first - start, end - start)
+        from_, to = max(0, from_ - wider), min(chunking.size, to + wider)
         piece = audio[:, :, start * config.ratio : (start + chunking.size) * config.ratio]
-        latents = _encode_one(engine, piece, noise, apply_noise=apply_noise)
-        parts.append(latents[:, :, first - start : end - start])
+        latents = _encode_one(engine, piece, noise, from_, to, apply_noise=apply_noise)
+        parts.append(latents[:, :, first - start - from_ : end - start - from_])
         if tick is not None:
             tick(index + 1, len(windows))
     return np.concatenate(parts, axis=2)
 
 
-def _encode_one(engine: Engine, audio: Array, noise: Noise | None, *, apply_noise: bool) -> Array:
-    half = engine.config.autoencoder.encoder
-    missing = -audio.shape[2] % graphs.encode_multiple(engine.config)
-    audio = np.pad(audio, ((0, 0), (0, 0), (0, missing))) if missing else np.ascontiguousarray(audio)
+def _encode_one(
+    engine: Engine, audio: Array, noise: Noise | None, from_: int = 0, to: int | None = None, *, apply_noise: bool
+) -> Array:
+    """One window, of which only some latents are made; noise is drawn for all of it."""
+    config = engine.config
+    half, missing = config.autoencoder.encoder, -audio.shape[2] % graphs.encode_multiple(config)
+    if missing:
+        audio = np.pad(audio, ((0, 0), (0, 0), (0, missing)))
+    count = audio.shape[2] // config.ratio
+    to = count if to is None else min(count, -(-to // half.latents_multiple) * half.latents_multiple)
     token_noise = None
     if noise is not None and half.mask_noise:
-        count = audio.shape[2] // engine.config.ratio
-        token_noise = noise.draw("mask_encoder", (len(audio), count, 1, half.width))
-    inputs = graphs.encode(engine.config, audio, token_noise if apply_noise else None)
+        token_noise = np.ascontiguousarray(noise.draw("mask_encoder", (len(audio), count, 1, half.width))[:, from_:to])
+    audio = np.ascontiguousarray(audio[:, :, from_ * config.ratio : to * config.ratio])
+    inputs = graphs.encode(config, audio, token_noise if apply_noise else None)
     return engine.run("encode", inputs)["latents"]

@@ -244,6 +244,9 @@ class OnnxEngine:
         options.intra_op_num_threads = self._threads
         # A plan of a run's memory is a second block of all of it, beside what the run before left behind.
         options.enable_mem_pattern = False
+        # Planning which output may take whose memory goes up with the square of the nodes, most of the time it takes to
+        # open a graph, and saves nothing: what is read for the last time is given back in any case.
+        options.enable_mem_reuse = False
         if self._low_memory:
             # What a run needed goes back at its end, instead of waiting for the next one.
             options.enable_cpu_mem_arena = False

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sa3_engines.engine import Inputs, Outputs
 from sa3_engines.errors import InvalidRequest
 from sa3_runtime import coding
 from sa3_runtime.coding import Chunking
@@ -59,6 +60,57 @@ def test_only_what_is_heard_is_decoded(tiny: Pipeline, frames: int, noisy: bool)
     for samples in (1, ratio - 1, 10 * ratio, 17 * ratio + 3, (frames - 1) * ratio, 200 * ratio):
         if samples <= frames * ratio:
             np.testing.assert_allclose(decode(samples), whole[:, :, :samples], atol=1e-6 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize(
+    ("size", "overlap", "frames"), [(128, 32, 300), (64, 16, 301), (40, 2, 90), (41, 0, 100), (2, 1, 9)]
+)
+def test_windows_are_decoded_as_far_as_they_count(tiny: Pipeline, size: int, overlap: int, frames: int, noisy: bool):
+    """What a window gives is as if all of it had been decoded, with its artificial edges where they show."""
+    z, ratio, chunking = latents(tiny, frames), tiny.config.ratio, Chunking(size=size, overlap=overlap)
+    drawn = TorchGenerator(5)
+    expected = np.zeros((1, tiny.config.autoencoder.channels, frames * ratio), np.float32)
+    for start, first, end in chunking.windows(frames):
+        window = z[:, :, start : start + size]
+        audio = coding.decode(tiny.engine, window, chunking=None, noise=drawn if noisy else None)
+        expected[:, :, first * ratio : end * ratio] = audio[:, :, (first - start) * ratio : (end - start) * ratio]
+    got = coding.decode(tiny.engine, z, chunking=chunking, noise=TorchGenerator(5) if noisy else None)
+    np.testing.assert_allclose(got, expected, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize(("size", "overlap", "frames"), [(128, 32, 300), (64, 16, 301), (40, 2, 90), (2, 1, 9)])
+def test_windows_are_encoded_as_far_as_they_count(tiny: Pipeline, size: int, overlap: int, frames: int, noisy: bool):
+    ratio, chunking = tiny.config.ratio, Chunking(size=size, overlap=overlap)
+    audio = np.random.default_rng(1).standard_normal((2, 2, frames * ratio)).astype(np.float32)
+    drawn = TorchGenerator(5)
+    expected = np.zeros((2, tiny.config.autoencoder.latent_channels, frames), np.float32)
+    for start, first, end in chunking.windows(frames):
+        window = audio[:, :, start * ratio : (start + size) * ratio]
+        found = coding.encode(tiny.engine, window, chunking=None, noise=drawn if noisy else None)
+        expected[:, :, first:end] = found[:, :, first - start : end - start]
+    got = coding.encode(tiny.engine, audio, chunking=chunking, noise=TorchGenerator(5) if noisy else None)
+    np.testing.assert_allclose(got, expected, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("graph", ["decode", "encode"])
+def test_long_sound_is_hardly_done_twice(tiny: Pipeline, graph: str, monkeypatch: pytest.MonkeyPatch):
+    config, done = tiny.config, 0
+    run = tiny.engine.run
+
+    def counted(name: str, inputs: Inputs) -> Outputs:
+        nonlocal done
+        done += inputs["latents"].shape[2] if name == "decode" else inputs["audio"].shape[2] // config.ratio
+        return run(name, inputs)
+
+    monkeypatch.setattr(tiny.engine, "run", counted)
+    if graph == "decode":
+        coding.decode(tiny.engine, latents(tiny, 1000), chunking=Chunking())
+    else:
+        coding.encode(tiny.engine, np.ones((1, 2, 1000 * config.ratio), np.float32), chunking=Chunking())
+    whole = sum(Chunking().size for _ in Chunking().windows(1000))
+    assert done <= 1.1 * 1000 < whole / 1.25
 
 
 def test_less_work_for_less_sound(null: Pipeline):
