@@ -21,8 +21,9 @@ Timed: one warm request, from the prompt as a string to finished audio in host m
 between: tokenizer, text encoder, all sampling steps, decoder, the clamp to full scale. The model is loaded and has
 made one clip of the same size before, untimed.
 Not timed: loading, downloads, writing files. Load times stand on their own: cold is a fresh process with its imports
-and the model's files out of the page cache where the system allows that, warm is a second load in that process; engines
-that load on first use do some of it in the untimed run, so the time from start to first clip stands beside them.
+and the model's files out of the page cache where the system allows that, warm is a second load in that process, until
+every graph that a clip needs is open. Engines that open graphs on first use do so in the untimed run, so the time from
+start to first clip stands beside the cold load.
 First audio: until the first window of samples is final, of a decoder that works in windows.
 Every run has the same prompt and seed. A run whose samples are not as many as were asked for, or that fails a
 stage's checks (NaN, silence, a constant), is an error and has no time.

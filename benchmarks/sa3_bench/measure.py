@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sa3_bench import energy, memory, work
+from sa3_bench import energy, memory, stages, work
 from sa3_bench.cases import Case
 from sa3_bench.observed import Call, Observed, tokenizer_of
 from sa3_engines import models, selection
@@ -79,17 +79,16 @@ def measure(case: Case, wanted: Wanted, begun: float | None = None) -> dict[str,
             "output": _output(last.generation),
         }
         if wanted.encode:
-            from sa3_bench import stages
-
             wanted.tell("the encoder")
             result["work"]["encode"] = stages.encode(observed, case)
         _keep(pipeline, last.generation, wanted)
     if wanted.reload:
         wanted.tell("loading once more")
         start = time.perf_counter()
-        again, _ = open_pipeline(case)
-        result["load"]["warm"] = time.perf_counter() - start
-        again.close()
+        again, observed = open_pipeline(case)
+        spent = time.perf_counter() - start
+        with again:
+            result["load"]["warm"] = spent + stages.opening(observed, case)
     return result
 
 

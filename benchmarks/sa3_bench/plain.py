@@ -1,7 +1,7 @@
 """The torch engine as the reference runs it, without the savings: what tiers are compared with.
 
 The text encoder reads every padded position, cross-attention sees each of them, what does not depend on the step is
-computed in each, and latents that nobody hears are decoded. The sound is the same.
+computed in each, and latents that nobody hears are decoded, those that two windows share twice. The sound is the same.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import numpy as np
 
 from sa3_engines import graphs
 from sa3_engines.engine import Engine, Inputs, Outputs, Support
+from sa3_runtime.coding import Chunking
 
 Array = np.ndarray
 
 
 class Plain:
-    def __init__(self, engine: Engine, unheard: int) -> None:
-        """unheard: the latents beyond the end that the reference decodes as well."""
+    def __init__(self, engine: Engine, made: int) -> None:
+        """made: latents of a clip, all of which the reference decodes, heard or not."""
         self.config = engine.config
         self.support: Support = engine.support
-        self._engine, self._unheard = engine, unheard
+        self._engine, self._made = engine, made
 
     def constants(self) -> Mapping[str, Array]:
         return self._engine.constants()
@@ -63,7 +64,16 @@ class Plain:
         return rest | {"context": np.repeat(context, np.maximum(counts, 1), axis=1)}
 
     def _decode(self, inputs: Inputs) -> Outputs:
-        latents: Array = inputs["latents"]
-        heard = latents.shape[2]
-        full = graphs.decode(self.config, np.pad(latents, ((0, 0), (0, 0), (0, self._unheard))))
-        return {"audio": self._engine.run("decode", full)["audio"][:, :, : heard * self.config.ratio]}
+        """In whole windows, what two of them share in both, and beyond the end."""
+        heard = inputs["latents"].shape[2]
+        latents: Array = np.pad(inputs["latents"], ((0, 0), (0, 0), (0, max(0, self._made - heard))))
+        total, ratio, chunking = latents.shape[2], self.config.ratio, Chunking()
+        windows, size = [(0, 0, total)], total
+        if self.config.autoencoder.chunked and total >= chunking.size:
+            windows, size = chunking.windows(total), chunking.size
+        parts: list[Array] = []
+        for start, first, end in windows:
+            given = graphs.decode(self.config, np.ascontiguousarray(latents[:, :, start : start + size]))
+            audio = self._engine.run("decode", given)["audio"]
+            parts.append(audio[:, :, (first - start) * ratio : (end - start) * ratio])
+        return {"audio": np.concatenate(parts, axis=2)[:, :, : heard * ratio]}

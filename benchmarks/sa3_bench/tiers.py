@@ -32,7 +32,6 @@ from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.request import Request
 
 PLAIN = "torch fp32, plain"
-GRAPHS = ("text", "prepare", "step", "decode")
 DEVICE = "cpu"  # tiers are for processors, also where torch would rather take a GPU
 PROMPT = "lo-fi hip hop with a warm bass line and slow drums, 85 BPM"
 
@@ -57,7 +56,7 @@ class Entry:
     backend: str
     precision: str  # as asked
     type: str = ""
-    load_seconds: float | None = None  # warm, in a process of its own
+    load_seconds: float | None = None  # warm, until all graphs are open, in a process of its own
     peak_mb: dict[str, float] = field(default_factory=dict[str, float])  # by duration
     stages: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict[str, dict[str, dict[str, Any]]])
 
@@ -159,7 +158,7 @@ def _turns(names: Sequence[str], rounds: int) -> Iterable[Sequence[str]]:
 def _graphs(
     asked: Asked, found: Sequence[Entry], opened: dict[str, Engine], seconds: float, machine: dict[str, Any], say: Say
 ) -> None:
-    for graph in GRAPHS:
+    for graph in stages.GRAPHS:
         say(f"{graph} at {seconds:g} s")
         taking = [entry for entry in found if entry.name != PLAIN]
         seen = {e.name: Observed(opened[e.name]) for e in taking}
@@ -195,10 +194,9 @@ def _whole(
     request = Request(prompt=PROMPT, seconds=seconds, steps=asked.steps, seed=1)
     config = source.config
     made = lengths.frames(config, [seconds], request.padding_seconds, config.sample_size)
-    heard = -(-int(seconds * config.sample_rate) // config.ratio)
     pipelines = {
         e.name: Pipeline(
-            Plain(opened[e.name], made - heard) if e.name == PLAIN else opened[e.name], source, tokenizer_of(source)
+            Plain(opened[e.name], made) if e.name == PLAIN else opened[e.name], source, tokenizer_of(source)
         )
         for e in found
     }
@@ -251,7 +249,7 @@ def text(found: dict[str, Any]) -> str:
     lines: list[str] = []
     durations = [f"{seconds:g}" for seconds in found["asked"]["durations"]]
     rows = found["entries"]
-    for stage in ("generate", *GRAPHS):
+    for stage in ("generate", *stages.GRAPHS):
         base = rows[0] if stage == "generate" else next((r for r in rows if r["name"] != PLAIN), rows[0])
         lines += ["", f"### {stage}", "", "| engine | " + " | ".join(f"{d} s" for d in durations) + " |"]
         lines.append("|---" * (len(durations) + 1) + "|")

@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +22,12 @@ DONTNEED = 4  # of madvise
 KINDS = (".safetensors", ".bin")
 HELD, OF_FILE = 0b11 << 62, 1 << 61  # of an entry of /proc/self/pagemap: in memory or in swap; a file's page
 PAUSE = 0.05  # seconds; weights are read at a few GB a second at most
+OFTEN, MOST = (
+    0.005,
+    32 << 20,
+)  # seconds between two looks at how many bytes of files are in memory; what may be, of a graph
+STATM = Path("/proc/self/statm")
+_opening = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,96 @@ class Span:
 
     def drop(self, libc: ctypes.CDLL) -> None:
         libc.madvise(ctypes.c_void_p(self.first), ctypes.c_size_t(self.last - self.first), DONTNEED)
+
+
+class Pages:
+    """The mappings of weight files that one graph reads its weights from; see `claimed`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ours: list[tuple[int, int]] = []
+
+    def hold(self, before: Sequence[Span], after: Sequence[Span]) -> None:
+        self._ours = list(_without([(span.first, span.last) for span in after], before))
+
+    @contextlib.contextmanager
+    def returning(self) -> Generator[None]:
+        """Drops them whenever the files this process has in memory grow by more than MOST, and at the end. The graph
+        must stay open meanwhile. Those that a page was ever written to are left alone.
+        """
+        spans = self._safe()
+        if not spans:
+            yield
+            return
+        done, libc, before = threading.Event(), ctypes.CDLL(None), _of_files()
+
+        def work() -> None:
+            while not done.wait(OFTEN):
+                if _of_files() - before > MOST:
+                    for span in spans:
+                        span.drop(libc)
+
+        thread = threading.Thread(target=work, name="sa3-mapped", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            for span in spans:
+                span.drop(libc)
+
+    def _safe(self) -> list[Span]:
+        """What is still mapped to those files, in case something else lies there by now."""
+        if not self._ours:
+            return []
+        try:
+            with Path("/proc/self/pagemap").open("rb") as pages:
+                found = [
+                    Span(max(first, span.first), min(last, span.last), span.shared)
+                    for span in _spans(self._folder)
+                    for first, last in self._ours
+                    if first < span.last and span.first < last
+                ]
+                return [span for span in found if span.shared or not _written(pages, span)]
+        except OSError:  # this kernel does not say
+            return []
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Generator[Pages]:
+    """What is mapped of the folder's weight files within is that graph's, by all of whose openings this is used."""
+    pages = Pages(folder)
+    if sys.platform != "linux":
+        yield pages
+        return
+    with _opening:
+        before = _mapped(folder)
+        yield pages
+        pages.hold(before, _mapped(folder))
+
+
+def _mapped(folder: Path) -> list[Span]:
+    try:
+        return list(_spans(folder))
+    except OSError:  # this kernel does not say
+        return []
+
+
+def _without(spans: Iterable[tuple[int, int]], others: Iterable[Span]) -> Iterator[tuple[int, int]]:
+    """What of the spans is in none of the others: neighbours of one file count as one mapping."""
+    left = list(spans)
+    for other in others:
+        cut: list[tuple[int, int]] = []
+        for first, last in left:
+            cut += [(first, min(last, other.first)), (max(first, other.last), last)]
+        left = [(first, last) for first, last in cut if first < last]
+    yield from left
+
+
+def _of_files() -> int:
+    """Bytes of files that this process has in memory."""
+    return int(STATM.read_text().split()[2]) * mmap.PAGESIZE
 
 
 def release(folder: Path) -> None:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -95,6 +95,13 @@ class OnnxBackend:
         )
 
 
+class Opened(NamedTuple):
+    """A graph that can be run, and what is mapped of its weights."""
+
+    session: InferenceSession
+    pages: mapped.Pages
+
+
 class OnnxEngine:
     def __init__(
         self,
@@ -123,7 +130,7 @@ class OnnxEngine:
         beside = {graph: path.with_suffix(".safetensors") for graph, path in graphs.items()}
         self._small = {graph: TensorFile(path) for graph, path in beside.items() if path.is_file()}
         self._changed: dict[str, dict[str, Any]] = {}  # by graph, what adapters make of its weights
-        self._sessions: dict[str, InferenceSession] = {}
+        self._sessions: dict[str, Opened] = {}
         self._values: dict[str, list[Any]] = {}  # adapted weights: sessions refer to them and do not keep them alive
         if self._device != "cpu":
             self._session("decode")  # find out now whether the device really runs it
@@ -175,7 +182,7 @@ class OnnxEngine:
         with tempfile.TemporaryDirectory() as folder:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / graph)
-            session = self._open(graph, options)
+            session = self._open(graph, options).session
             for _ in range(2):  # the first is not warm
                 session.run(None, feeds)
             events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
@@ -189,15 +196,15 @@ class OnnxEngine:
     def _run(self, graph: str, feeds: Inputs) -> Outputs:
         if graph not in self._graphs:
             raise Sa3Error(f"this model has no graph {graph!r}")
-        session = self._session(graph)
+        session, pages = self._session(graph)
         names = [output.name for output in session.get_outputs()]
+        # The step's weights are read many times a request, and are packed.
+        returning = contextlib.nullcontext() if graph == "step" else pages.returning()
         try:
-            out = dict(zip(names, session.run(names, feeds, self._how(graph)), strict=True))
+            with returning:
+                return dict(zip(names, session.run(names, feeds, self._how(graph)), strict=True))
         except (*_failures(), ValueError) as e:
             raise Sa3Error(f"ONNX Runtime failed in {graph} on {self._device}: {e}") from e
-        if graph != "step":  # whose weights are read many times a request, and are packed
-            mapped.release(self._graphs[graph].parent)
-        return out
 
     def _how(self, graph: str) -> Any:
         """With the first graph of a clip goes what the clip before left of other sizes; see _share_arena."""
@@ -209,7 +216,7 @@ class OnnxEngine:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return options
 
-    def _session(self, graph: str) -> InferenceSession:
+    def _session(self, graph: str) -> Opened:
         if graph not in self._sessions:
             if self._low_memory:
                 self._sessions.clear()
@@ -217,7 +224,7 @@ class OnnxEngine:
             self._sessions[graph] = self._open(graph, self._options(graph))
         return self._sessions[graph]
 
-    def _open(self, graph: str, options: Any) -> InferenceSession:
+    def _open(self, graph: str, options: Any) -> Opened:
         import onnxruntime
 
         path, provider = self._graphs[graph], PROVIDERS[_kind(self._device)]
@@ -225,7 +232,8 @@ class OnnxEngine:
             raise BackendUnavailable(f"ONNX Runtime has no {provider} here; {_FIXES[_kind(self._device)]}")
         settings = _settings(self._device)
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=[(provider, settings)])
+            with mapped.claimed(path.parent) as pages:
+                session = onnxruntime.InferenceSession(path, options, providers=[(provider, settings)])
         except _failures() as e:
             raise BundleError(f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__}: {e}") from e
         # A provider that fails to start is replaced by the CPU without an error.
@@ -234,7 +242,7 @@ class OnnxEngine:
             raise BackendUnavailable(
                 f"device {self._device}: {provider} did not start, {used} did; {_FIXES[_kind(self._device)]}"
             )
-        return session
+        return Opened(session, pages)
 
     def _options(self, graph: str) -> Any:
         import onnxruntime

@@ -241,8 +241,8 @@ class OpenVinoEngine:
 
 
 def _second(first: Sequence[ProfilingInfo], both: Sequence[ProfilingInfo]) -> list[Ran]:
-    """The second of two runs. OpenVINO tells the average of all since the graph was compiled, and the first may wait for
-    memory tens of times longer than it computes.
+    """The second of two runs. OpenVINO tells the average of all since the graph was compiled, and in the first an
+    operation may wait for memory ten times longer than it computes.
     """
     before = [one.real_time.total_seconds() for one in first]
     return [

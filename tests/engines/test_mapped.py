@@ -91,5 +91,82 @@ def test_only_the_callers_own_mappings_are_returned(file: Path):
         assert private[:8] == b"otherts!"
 
 
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as is always in memory of files is too much."""
+    monkeypatch.setattr(mapped, "MOST", -1)
+
+
+def until_gone(path: Path) -> int:
+    until = time.monotonic() + 10
+    while resident(path) and time.monotonic() < until:
+        time.sleep(mapped.OFTEN)
+    return resident(path)
+
+
+@pytest.mark.usefixtures("little")
+@pytest.mark.parametrize("kind", [mmap.MAP_PRIVATE, mmap.MAP_SHARED])
+def test_a_graphs_pages_go_while_it_runs(file: Path, kind: int):
+    with file.open("rb") as opened:
+        with mapped.claimed(file.parent) as pages:
+            held = mmap.mmap(opened.fileno(), 0, flags=kind, prot=mmap.PROT_READ)
+        with held:
+            assert sum(held[::4096]) and resident(file) >= SIZE >> 10
+            with pages.returning():
+                assert until_gone(file) == 0
+                assert sum(held[::4096]) and held[-8:] == b"weights!"
+            assert resident(file) == 0
+
+
+def test_a_graphs_pages_go_at_the_end_where_they_are_few(file: Path):
+    with file.open("rb") as opened:
+        with mapped.claimed(file.parent) as pages:
+            held = mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        with held:
+            with pages.returning():
+                assert sum(held[::4096])
+                time.sleep(4 * mapped.OFTEN)
+                assert resident(file) >= SIZE >> 10
+            assert resident(file) == 0
+
+
+@pytest.mark.usefixtures("little")
+def test_another_graphs_pages_stay(file: Path):
+    """Whatever was there before, also where the system counts the two as one mapping, and what was written to."""
+    half, rights = SIZE // 2, mmap.PROT_READ | mmap.PROT_WRITE
+    with file.open("rb") as opened:
+        before = mmap.mmap(opened.fileno(), half, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        with mapped.claimed(file.parent) as pages:
+            after = mmap.mmap(opened.fileno(), half, flags=mmap.MAP_PRIVATE, prot=rights, offset=half)
+        with before, after:
+            after[:5] = b"other"
+            assert sum(before[::4096]) and resident(file) >= half >> 10
+            with pages.returning():
+                time.sleep(4 * mapped.OFTEN)
+            assert resident(file) >= half >> 10
+            assert after[:8] == b"otherts!"
+
+
+@pytest.mark.usefixtures("little")
+def test_a_graph_that_was_closed_gives_nothing_back(file: Path):
+    """Its addresses may be anybody's by now."""
+    with file.open("rb") as opened:
+        with mapped.claimed(file.parent) as pages:
+            held = mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        held.close()
+        own = mmap.mmap(-1, SIZE)
+        own[:] = b"x" * SIZE
+        with pages.returning():
+            time.sleep(4 * mapped.OFTEN)
+        assert own[:] == b"x" * SIZE
+
+
+def test_what_is_left_of_a_mapping():
+    spans = [mapped.Span(10, 20, True), mapped.Span(30, 40, True)]
+    assert list(mapped._without([(0, 50)], spans)) == [(0, 10), (20, 30), (40, 50)]
+    assert list(mapped._without([(12, 18), (15, 35)], spans)) == [(20, 30)]
+    assert list(mapped._without([(50, 60)], spans)) == [(50, 60)]
+
+
 def test_trimming_does_no_harm():
     mapped.trim()
