@@ -177,10 +177,10 @@ def _encode_one(
     if missing:
         audio = np.pad(audio, ((0, 0), (0, 0), (0, missing)))
     count = audio.shape[2] // config.ratio
-    to = count if to is None else min(count, -(-to // half.latents_multiple) * half.latents_multiple)
+    end = count if to is None else min(count, -(-to // half.latents_multiple) * half.latents_multiple)
     token_noise = None
     if noise is not None and half.mask_noise:
-        token_noise = np.ascontiguousarray(noise.draw("mask_encoder", (len(audio), count, 1, half.width))[:, from_:to])
-    audio = np.ascontiguousarray(audio[:, :, from_ * config.ratio : to * config.ratio])
+        token_noise = np.ascontiguousarray(noise.draw("mask_encoder", (len(audio), count, 1, half.width))[:, from_:end])
+    audio = np.ascontiguousarray(audio[:, :, from_ * config.ratio : end * config.ratio])
     inputs = graphs.encode(config, audio, token_noise if apply_noise else None)
     return engine.run("encode", inputs)["latents"]
