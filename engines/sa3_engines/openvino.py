@@ -205,6 +205,7 @@ class OpenVinoEngine:
         except RuntimeError as e:
             raise BundleError(f"{path} cannot be read by OpenVINO: {_first(e)}") from e
         openvino_graph.keep_dimensions(model)
+        openvino_graph.copy_sizes(model)
         if adapters:
             openvino_weights.replace(model, self._host.merged(adapters, graph))
         return model
