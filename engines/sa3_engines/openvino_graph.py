@@ -48,9 +48,9 @@ def copy_sizes(model: Model) -> int:
             leading += 1
         rest = given[leading:], made[leading:]
         if leading and not any(None in sizes for sizes in rest) and math.prod(rest[0]) == math.prod(rest[1]):
-            # A size of nothing is copied from the same place of what is given.
+            node.set_attribute("special_zero", True)  # a size of nothing copies the one in its place
             sizes = opset13.constant(np.array([0] * leading + rest[1], np.int64))
-            node.output(0).replace(opset13.reshape(node.input_value(0), sizes, special_zero=True).output(0))
+            node.input(1).replace_source_output(sizes.output(0))
             changed += 1
     if changed:
         model.validate_nodes_and_infer_types()
