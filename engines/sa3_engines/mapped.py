@@ -22,10 +22,8 @@ DONTNEED = 4  # of madvise
 KINDS = (".safetensors", ".bin")
 HELD, OF_FILE = 0b11 << 62, 1 << 61  # of an entry of /proc/self/pagemap: in memory or in swap; a file's page
 PAUSE = 0.05  # seconds; weights are read at a few GB a second at most
-OFTEN, MOST = (
-    0.005,
-    32 << 20,
-)  # seconds between two looks at how many bytes of files are in memory; what may be, of a graph
+OFTEN = 0.005  # seconds between two looks at how much of files is in memory
+MOST = 32 << 20  # bytes that a graph may have of its weights
 STATM = Path("/proc/self/statm")
 _opening = threading.Lock()
 

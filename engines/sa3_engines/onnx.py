@@ -175,6 +175,7 @@ class OnnxEngine:
             self._sessions.pop(graph, None)
             self._values.pop(graph, None)
         self._changed = changed
+        mapped.release(self._host.weights.path.parent)  # the originals have been read
 
     def profile(self, graph: str, inputs: Inputs) -> Sequence[Ran]:
         self.release((graph,))  # never two of a graph
@@ -254,7 +255,7 @@ class OnnxEngine:
         options.enable_mem_pattern = False
         # Planning which output may take whose memory goes up with the square of the nodes, most of the time it takes to
         # open a graph, and saves nothing: what is read for the last time is given back in any case.
-        options.enable_mem_reuse = False
+        options.enable_mem_reuse = self._device != "cpu"  # elsewhere it was not measured
         if self._low_memory:
             # What a run needed goes back at its end, instead of waiting for the next one.
             options.enable_cpu_mem_arena = False

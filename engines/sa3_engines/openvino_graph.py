@@ -33,8 +33,9 @@ def copy_sizes(model: Model) -> int:
     """Lets what joins or splits the last dimensions copy the ones before, instead of being told. How many were changed.
 
     Told, the sizes are computed while the graph runs, and OpenVINO keeps what comes out in memory of its own, layer by
-    layer: at 120 s half as much again as the weights. Where a batch or a length is traded for the other, what follows
-    the leading dimensions has not as many numbers before and after, and the sizes stay as they are.
+    layer: at 120 s half as much again as the weights. Where chunks are taken from a length, or put together, what
+    follows the leading dimensions has not as many numbers before and after, and sizes stay as they are; no graph of
+    ours takes chunks of a size that is not known. Every export compares what comes out at several lengths and batches.
     """
     from openvino import opset13
 

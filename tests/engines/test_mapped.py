@@ -13,19 +13,10 @@ import pytest
 
 from sa3_engines import mapped
 
+from .conftest import resident
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 SIZE = 1 << 20
-
-
-def resident(path: Path) -> int:
-    """KiB of a file that this process holds."""
-    total, ours = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if line.endswith(str(path)):
-            ours = True
-        elif ours and line.startswith("Rss:"):
-            total, ours = total + int(line.split()[1]), False
-    return total
 
 
 @pytest.fixture
