@@ -33,8 +33,11 @@ class Chunking:
     def windows(self, total: int) -> list[tuple[int, int, int]]:
         """(start, first, end): a window starts at `start`, and what it gives is final from `first` to `end`.
 
-        The last window is anchored at the end; where two overlap, the later one's middle counts.
+        The last window is anchored at the end; where two overlap, the later one's middle counts. What is shorter than
+        a window is one by itself.
         """
+        if total < self.size:
+            return [(0, 0, total)]
         starts = list(range(0, total - self.size + 1, self.size - self.overlap))
         if starts[-1] != total - self.size:
             starts.append(total - self.size)
@@ -73,11 +76,8 @@ def pieces(
     config, total = engine.config, latents.shape[2]
     if noise is not None and not engine.support.token_noise:
         raise BackendUnavailable(f"the {engine.support.backend} engine decodes without noise only")
-    if chunking is None or total < chunking.size:
-        windows = [(0, 0, total)]
-        size = total
-    else:
-        windows, size = chunking.windows(total), chunking.size
+    windows = [(0, 0, total)] if chunking is None else chunking.windows(total)
+    size = total if chunking is None else min(total, chunking.size)
     half = config.autoencoder.decoder
     # An odd tail, filled up to a whole chunk, comes out as sound too when everything is asked for.
     whole = -(-total // half.latents_multiple) * half.latents_multiple

@@ -67,13 +67,12 @@ class Plain:
         """In whole windows, what two of them share in both, and beyond the end."""
         heard = inputs["latents"].shape[2]
         latents: Array = np.pad(inputs["latents"], ((0, 0), (0, 0), (0, max(0, self._made - heard))))
-        total, ratio, chunking = latents.shape[2], self.config.ratio, Chunking()
-        windows, size = [(0, 0, total)], total
-        if self.config.autoencoder.chunked and total >= chunking.size:
-            windows, size = chunking.windows(total), chunking.size
+        total, ratio = latents.shape[2], self.config.ratio
+        chunking = Chunking() if self.config.autoencoder.chunked else Chunking(size=total, overlap=0)
         parts: list[Array] = []
-        for start, first, end in windows:
-            given = graphs.decode(self.config, np.ascontiguousarray(latents[:, :, start : start + size]))
+        for start, first, end in chunking.windows(total):
+            window = np.ascontiguousarray(latents[:, :, start : start + chunking.size])
+            given = graphs.decode(self.config, window)
             audio = self._engine.run("decode", given)["audio"]
             parts.append(audio[:, :, (first - start) * ratio : (end - start) * ratio])
         return {"audio": np.concatenate(parts, axis=2)[:, :, : heard * ratio]}

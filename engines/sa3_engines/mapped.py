@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -56,26 +56,9 @@ class Pages:
         must stay open meanwhile. Those that a page was ever written to are left alone.
         """
         spans = self._safe()
-        if not spans:
+        before = _of_files() if spans else 0  # elsewhere than on Linux there is nothing to ask
+        with _dropping(spans, OFTEN, lambda: _of_files() - before > MOST):
             yield
-            return
-        done, libc, before = threading.Event(), ctypes.CDLL(None), _of_files()
-
-        def work() -> None:
-            while not done.wait(OFTEN):
-                if _of_files() - before > MOST:
-                    for span in spans:
-                        span.drop(libc)
-
-        thread = threading.Thread(target=work, name="sa3-mapped", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-            for span in spans:
-                span.drop(libc)
 
     def _safe(self) -> list[Span]:
         """What is still mapped to those files, in case something else lies there by now."""
@@ -154,15 +137,26 @@ def returning(folder: Path, addresses: Iterable[int]) -> Generator[None]:
     address of one that went away would be lost.
     """
     spans = _holding(folder, np.fromiter(addresses, np.uint64)) if sys.platform == "linux" else []
+    with _dropping(spans, PAUSE, lambda: True):
+        yield
+
+
+@contextlib.contextmanager
+def _dropping(spans: Sequence[Span], pause: float, due: Callable[[], bool]) -> Generator[None]:
+    """Drops the spans where that is due, looking again after every pause, and at the end."""
     if not spans:
         yield
         return
     done, libc = threading.Event(), ctypes.CDLL(None)
 
+    def drop() -> None:
+        for span in spans:
+            span.drop(libc)
+
     def work() -> None:
-        while not done.wait(PAUSE):
-            for span in spans:
-                span.drop(libc)
+        while not done.wait(pause):
+            if due():
+                drop()
 
     thread = threading.Thread(target=work, name="sa3-mapped", daemon=True)
     thread.start()
@@ -171,8 +165,7 @@ def returning(folder: Path, addresses: Iterable[int]) -> Generator[None]:
     finally:
         done.set()
         thread.join()
-        for span in spans:
-            span.drop(libc)
+        drop()
 
 
 def _holding(folder: Path, addresses: np.ndarray) -> list[Span]:
