@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from sa3_engines import models, processor, remembered, tiers
 from sa3_engines.errors import BackendUnavailable, BundleError
-from sa3_engines.models import MANIFEST, Source
+from sa3_engines.models import CONFIG, MANIFEST, WEIGHTS, Source
 
 SCHEMA = 2
 STEPS = 8  # of a usual clip
@@ -117,11 +117,31 @@ def of(source: Source, backend: str) -> Path | None:
     broken: Path | None = None
     for folder in source.bundles:
         try:
-            if backend in load(folder).backends:
-                return folder
+            found = load(folder)
         except BundleError:
             broken = broken or folder
+        else:
+            if backend in found.backends and _changed(source, folder, found) is None:
+                return folder
     return broken
+
+
+def _changed(source: Source, folder: Path, found: Bundle) -> Path | None:
+    """A file of the checkpoint that is not, or no longer, what the bundle was exported from."""
+    if source.folder in (None, folder) or not source.has_weights:
+        return None
+    with _hashes() as hashes:
+        for name, path in models.files(source).items():
+            if name == CONFIG and source.config.dit is None:
+                continue  # of a part of a model: the bundle's own says no more than that
+            held = found.files.get(name)
+            if held is None or path.stat().st_size != held.size or hashes.sha256(path) != held.sha256:
+                return path
+    return None
+
+
+def _hashes() -> remembered.Hashes:
+    return remembered.Hashes(models.cache_folder() / "checked.json")
 
 
 def why_not(source: Source, backend: str) -> str | None:
@@ -134,6 +154,10 @@ def why_not(source: Source, backend: str) -> str | None:
             "random weights are graphs only once exported" if source.folder is None else f"{source.folder} is no bundle"
         )
         return f"{what}; {export}"
+    for folder in source.bundles:
+        found = load(folder)
+        if backend in found.backends:
+            return f"{folder} was exported from another {_changed(source, folder, found)}; {export}"
     folder = source.bundles[0]
     return f"{folder} was exported for {', '.join(load(folder).backends)}; {export}"
 
@@ -162,15 +186,18 @@ def opened(source: Source, backend: str, precision: str, memory: str = "normal")
 
 
 def expected_seconds(source: Source, backend: str, precision: str) -> float:
-    """How long a usual clip would take, by what was measured at export; infinite where nothing is known."""
+    """How long a usual clip would take, by what was measured at export; infinite where nothing is known of this
+    machine.
+    """
     folder = of(source, backend)
     if folder is None:
         return math.inf
     try:
-        _, tier = choose(load(folder), precision, processor.flags())
+        found = load(folder)
+        _, tier = choose(found, precision, processor.flags())
     except (BackendUnavailable, BundleError):
         return math.inf
-    return tier.clip_seconds
+    return tier.clip_seconds if found.measured_on == processor.described() else math.inf
 
 
 def choose(found: Bundle, precision: str, have: Collection[str]) -> tuple[str, Tier]:
@@ -205,24 +232,20 @@ def choose(found: Bundle, precision: str, have: Collection[str]) -> tuple[str, T
 def read(folder: Path, *, deep: bool = False) -> Bundle:
     """The bundle in a folder, its files checked."""
     found = load(folder)
-    seen = remembered.Checks(models.cache_folder() / "checked.json")
-    for name, file in found.files.items():
-        path = folder / name
-        try:
-            size = path.stat().st_size
-        except OSError as e:
-            raise BundleError(f"bundle {folder} is incomplete: {name} is missing; export it again") from e
-        if size != file.size:
-            raise BundleError(
-                f"bundle {folder}: {name} is {size} bytes long and should be {file.size}: it was cut off or replaced; "
-                "export it again"
-            )
-        if not deep and seen.knows(path, file.sha256):
-            continue
-        if sha256(path) != file.sha256:
-            raise BundleError(f"bundle {folder}: {name} was changed after the export; export it again")
-        seen.add(path, file.sha256)
-    seen.save()
+    with _hashes() as hashes:
+        for name, file in found.files.items():
+            path = folder / name
+            try:
+                size = path.stat().st_size
+            except OSError as e:
+                raise BundleError(f"bundle {folder} is incomplete: {name} is missing; export it again") from e
+            if size != file.size:
+                raise BundleError(
+                    f"bundle {folder}: {name} is {size} bytes long and should be {file.size}: it was cut off or "
+                    "replaced; export it again"
+                )
+            if hashes.sha256(path, again=deep) != file.sha256:
+                raise BundleError(f"bundle {folder}: {name} was changed after the export; export it again")
     return found
 
 
@@ -250,12 +273,10 @@ def write(folder: Path, found: Bundle) -> None:
 
 
 def describe(folder: Path, names: Iterable[str]) -> dict[str, File]:
-    return {name: File(size=(folder / name).stat().st_size, sha256=sha256(folder / name)) for name in sorted(names)}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        name: File(size=(folder / name).stat().st_size, sha256=remembered.sha256(folder / name))
+        for name in sorted(names)
+    }
 
 
 class _Reader:
@@ -281,6 +302,8 @@ class _Reader:
             value = float(value)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise self.wrong(f"is {value!r}, and should be of type {kind.__name__}", key)
+        if isinstance(value, float) and math.isnan(value):
+            raise self.wrong("is not a number", key)
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -332,6 +355,9 @@ def _parse(raw: object, path: Path) -> Bundle:
         recipe=top.take("recipe", str),
         traced=top.take("traced", str, optional=True),
     )
+    for name in (CONFIG, WEIGHTS):
+        if name not in found.files:
+            raise top.wrong(f"does not name {name}", "files")
     for name in found.files:
         # Bundles are downloaded too: none may point out of its folder.
         inside = PurePosixPath(name)
@@ -352,12 +378,20 @@ def _parse(raw: object, path: Path) -> Bundle:
 
 
 def _profile(entry: _Reader) -> Profile:
-    return Profile(**{key: entry.take(key, float) for key in ("min_seconds", "opt_seconds", "max_seconds")})
+    found = Profile(**{key: entry.take(key, float) for key in ("min_seconds", "opt_seconds", "max_seconds")})
+    if not 0 <= found.min_seconds <= found.opt_seconds <= found.max_seconds < math.inf:
+        raise entry.wrong(f"is {found.min_seconds:g}, {found.opt_seconds:g}, {found.max_seconds:g}: it must go up")
+    return found
 
 
 def _tier(entry: _Reader) -> Tier:
+    kind = entry.take("type", str)
+    if kind not in tiers.BITS:
+        raise entry.wrong(f"is {kind!r}, which is not one of {', '.join(tiers.BITS)}", "type")
+    if not entry.into("graphs").block:
+        raise entry.wrong("is empty", "graphs")
     return Tier(
-        type=entry.take("type", str),
+        type=kind,
         instructions=entry.texts("instructions"),
         exact=entry.texts("exact"),
         graphs={name: _graph(graph) for name, graph in entry.each("graphs").items()},

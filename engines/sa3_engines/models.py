@@ -6,6 +6,7 @@ Downloads when it must, and only here. It reads configurations, never weights.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
 CONFIG, WEIGHTS, MANIFEST = "model_config.json", "model.safetensors", "manifest.json"
 RANDOM = "sa3_random_seed"  # in the configuration of a bundle made from random weights
 TEXT_FILES = ("config.json", WEIGHTS, "tokenizer.json")
-GRAPH_FILES = ("*.onnx", "*.xml", "*.bin", "*.safetensors")  # what exports add to a checkpoint
+NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*")
 TARGETS = ("onnx", "openvino")  # kinds of bundles
 HERE = Path(__file__).parent
 
@@ -142,7 +143,9 @@ def bundle_folder(model: str, target: str) -> Path:
 def _file_name(model: str) -> str:
     path = Path(model).expanduser()
     whole = str(path.resolve()) if path.is_dir() else model
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in whole).strip("-")
+    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in whole).strip("-")
+    # a/b and a-b would be one.
+    return f"{plain}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}" if os.sep in whole else plain
 
 
 def _exported(model: str, revision: str | None) -> tuple[Path, ...]:
@@ -213,6 +216,23 @@ def from_folder(
     )
 
 
+def files(source: Source) -> dict[str, Path]:
+    """A checkpoint's files: their names in a bundle, and where they are. Empty for random weights."""
+    if source.folder is None:
+        return {}
+    found = {name: source.folder / name for name in (CONFIG, WEIGHTS)}
+    if source.config.text is not None and source.text_folder is not None:
+        found |= {f"{source.config.text.folder}/{name}": source.text_folder / name for name in TEXT_FILES}
+        if source.tokenizer is None:
+            del found[f"{source.config.text.folder}/tokenizer.json"]
+    for pattern in NOTICES:
+        found |= {path.name: path for path in source.folder.glob(pattern) if path.is_file()}
+    for path in found.values():
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+    return found
+
+
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
@@ -249,10 +269,23 @@ def _from_hub(repo: str, subfolder: str, revision: str | None, *, name: str) -> 
         if cached is not None:
             return cached
     prefix = f"{subfolder}/" if subfolder else ""
-    patterns = [f"{prefix}{name}" for name in (CONFIG, WEIGHTS, MANIFEST, *GRAPH_FILES)]
-    patterns += [f"{place}t5gemma-b-b-ul2/{file}" for place in {"", prefix} for file in TEXT_FILES]
-    root = _download(repo, revision, patterns)
+    # A bundle says itself what belongs to it; a repository may hold others in its subfolders.
+    root = _download(repo, revision, [f"{prefix}{MANIFEST}"])
+    manifest = root / subfolder / MANIFEST
+    if manifest.is_file():
+        patterns = [f"{prefix}{file}" for file in _listed(manifest)]
+    else:
+        patterns = [f"{prefix}{file}" for file in (CONFIG, WEIGHTS, *NOTICES)]
+        patterns += [f"{place}t5gemma-b-b-ul2/{file}" for place in {"", prefix} for file in TEXT_FILES]
+    _download(repo, root.name, patterns)
     return from_folder(root / subfolder, name=name, repo=repo, revision=root.name)
+
+
+def _listed(manifest: Path) -> list[str]:
+    try:
+        return [str(name) for name in read_json(manifest)["files"]]
+    except (KeyError, TypeError) as e:
+        raise CheckpointError(f"{manifest} lists no files; export the bundle again") from e
 
 
 def _cached_autoencoder(wanted: Released, revision: str | None) -> Source | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from functools import cache
@@ -28,3 +29,14 @@ def read(root: Path = Path("/")) -> tuple[str, list[str]]:
 
 def name() -> str:
     return read()[0]
+
+
+def described() -> str:
+    """What speed depends on, in words: the processor, how many cores this process may use, and their widest units."""
+    units = [unit for unit in ("amx_int8", "amx_bf16", "amx_fp16", "avx512_bf16", "avx512_vnni") if unit in flags()]
+    return f"{name()}, {cores()} cores" + (f", {' '.join(units)}" if units else "")
+
+
+def cores() -> int:
+    """Which in a container may be fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,11 +1,13 @@
-"""Which files were found unchanged before, by path, size and time, so that gigabytes are not read at every start.
+"""What is in files, by hash, remembered by inode, size and time, so that gigabytes are not read at every start, nor
+twice where two names are links to one file.
 
-Forgetting is harmless: what is not remembered is checked again. A folder that cannot be written to remembers nothing.
+Forgetting is harmless: what is not remembered is read again. A folder that cannot be written to remembers nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,7 +15,9 @@ from pathlib import Path
 MOST = 500  # files; the oldest are forgotten first
 
 
-class Checks:
+class Hashes:
+    """Saved when the block ends, by whatever."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._new = False
@@ -23,16 +27,10 @@ class Checks:
             if isinstance(held, dict):
                 self._known = held
 
-    def knows(self, path: Path, sha256: str) -> bool:
-        return self._known.get(str(path.resolve())) == self._stamp(path, sha256)
+    def __enter__(self) -> Hashes:
+        return self
 
-    def add(self, path: Path, sha256: str) -> None:
-        key = str(path.resolve())
-        self._known.pop(key, None)
-        self._known[key] = self._stamp(path, sha256)
-        self._new = True
-
-    def save(self) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._new:
             return
         kept = dict(list(self._known.items())[-MOST:])
@@ -42,7 +40,19 @@ class Checks:
             part.write_text(json.dumps(kept), "utf-8")
             part.replace(self._path)
 
-    @staticmethod
-    def _stamp(path: Path, sha256: str) -> list[int | str]:
+    def sha256(self, path: Path, *, again: bool = False) -> str:
+        """again: whatever is remembered, the file is read."""
         found = path.stat()
-        return [found.st_size, found.st_mtime_ns, found.st_ino, sha256]
+        key, stamp = str(found.st_ino), [found.st_size, found.st_mtime_ns]
+        held = self._known.get(key)
+        if not again and isinstance(held, list) and held[:-1] == stamp:
+            return str(held[-1])
+        self._known.pop(key, None)  # what was asked for last is forgotten last
+        self._known[key] = [*stamp, read := sha256(path)]
+        self._new = True
+        return read
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import secrets
 import shutil
 import time
@@ -132,7 +131,7 @@ def _check_in_place(source: Source) -> None:
     folder = source.folder.resolve()
     if source.config.dit is None and config.is_full(models.read_json(source.folder / CONFIG)):
         raise InvalidRequest(f"{source.name} is a part of {folder}; choose another folder with --out")
-    for name, path in placing.files(source).items():
+    for name, path in models.files(source).items():
         # ONNX Runtime refuses weights that a link leads to outside of the graphs' folder.
         if path != source.folder / name or not path.resolve().is_relative_to(folder):
             raise InvalidRequest(
@@ -230,7 +229,7 @@ def build(recipe: Recipe, watch: Watch | None = None, *, force: bool = False) ->
             backends=target.backends,
             profile=_profile(recipe.profile, recipe.source),
             sampling=_sampling(recipe.source),
-            measured_on=_machine(),
+            measured_on=processor.described(),
             source=Origin(
                 model=recipe.source.name,
                 repo=recipe.source.repo,
@@ -269,13 +268,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _machine() -> str:
-    flags = processor.flags()
-    units = [name for name in ("amx_int8", "amx_bf16", "amx_fp16", "avx512_bf16", "avx512_vnni") if name in flags]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{processor.name()}, {cores} cores" + (f", {' '.join(units)}" if units else "")
 
 
 def _sampling(source: Source) -> dict[str, Any]:
@@ -510,12 +502,12 @@ def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str
         about = f", about {size / 1e6:,.0f} MB" if size else ", weights as in the checkpoint"
         lines.append(f"precision  {tier.name}: {tier.type}{about}{needs}")
     lines.append(f"durations  {recipe.profile}")
-    lines.append(f"for        {_machine()}")
+    lines.append(f"for        {processor.described()}")
     lines.append(f"folder     {recipe.out}" + (" (in place: graphs and manifest are added)" if recipe.in_place else ""))
     if source.seed is not None:
         lines.append(f"weights    random, of seed {source.seed}, written into the folder, about {4 * numbers:,} bytes")
     elif not recipe.in_place:
-        lines += [f"file       {name}, {path.stat().st_size:,} bytes" for name, path in placing.files(source).items()]
+        lines += [f"file       {name}, {path.stat().st_size:,} bytes" for name, path in models.files(source).items()]
     return lines
 
 

@@ -15,31 +15,11 @@ from typing import Any
 
 import torch
 
-from sa3_engines import bundle, config, models
-from sa3_engines.errors import CheckpointError
-from sa3_engines.models import CONFIG, RANDOM, TEXT_FILES, WEIGHTS, Source
+from sa3_engines import config, models, remembered
+from sa3_engines.models import CONFIG, RANDOM, WEIGHTS, Source
 from sa3_engines.tensors import TensorFile
 from sa3_exporters.targets import Weight
 from stable_audio_3 import checkpoint, random_weights
-
-NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*")
-
-
-def files(source: Source) -> dict[str, Path]:
-    """A checkpoint's files: their names in the bundle, and where they are. Empty for random weights."""
-    if source.folder is None:
-        return {}
-    found = {name: source.folder / name for name in (CONFIG, WEIGHTS)}
-    if source.config.text is not None and source.text_folder is not None:
-        found |= {f"{source.config.text.folder}/{name}": source.text_folder / name for name in TEXT_FILES}
-        if source.tokenizer is None:
-            del found[f"{source.config.text.folder}/tokenizer.json"]
-    for pattern in NOTICES:
-        found |= {path.name: path for path in source.folder.glob(pattern) if path.is_file()}
-    for path in found.values():
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-    return found
 
 
 def digest(source: Source) -> str:
@@ -48,7 +28,7 @@ def digest(source: Source) -> str:
         made_by = Path(random_weights.__file__).read_text("utf-8")
         text = json.dumps([source.name, source.seed, source.config.raw, source.config.raw_text, made_by], default=str)
     else:
-        text = "".join(f"{name} {bundle.sha256(path)}\n" for name, path in sorted(files(source).items()))
+        text = "".join(f"{name} {remembered.sha256(path)}\n" for name, path in sorted(models.files(source).items()))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -56,7 +36,7 @@ def place(source: Source, folder: Path) -> None:
     if source.seed is not None:
         _write_random(source, folder)
         return
-    for name, path in files(source).items():
+    for name, path in models.files(source).items():
         target = folder / name
         target.parent.mkdir(exist_ok=True)
         try:

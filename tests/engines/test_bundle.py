@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,8 +31,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "text").mkdir()
     (tmp_path / "step.onnx").write_bytes(b"graph" * 500_000)
     (tmp_path / "model.safetensors").write_bytes(b"weights" * 500_000)
+    (tmp_path / "model_config.json").write_text("{}")
     (tmp_path / "text" / "config.json").write_text("{}")
-    files = bundle.describe(tmp_path, ["step.onnx", "model.safetensors", "text/config.json"])
+    files = bundle.describe(tmp_path, ["step.onnx", "model_config.json", "model.safetensors", "text/config.json"])
     graph = Graph(
         file="step.onnx",
         files=("step.onnx",),
@@ -69,6 +71,7 @@ def test_what_is_written_is_read(folder: Path):
     assert sorted(path.name for path in folder.iterdir()) == [
         "manifest.json",
         "model.safetensors",
+        "model_config.json",
         "step.onnx",
         "text",
     ]
@@ -106,7 +109,7 @@ def test_a_file_cut_off(folder: Path):
 
 
 @pytest.mark.parametrize("name", ["step.onnx", "text/config.json"])
-def test_graphs_and_small_files_are_read_every_time(folder: Path, name: str):
+def test_a_file_with_other_content_of_the_same_size(folder: Path, name: str):
     path = folder / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -220,6 +223,12 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda m: m["files"].update({"../x": {"size": 1, "sha256": ""}}), "'../x', which is not inside"),
         (lambda m: m["files"].update({"/etc/x": {"size": 1, "sha256": ""}}), "'/etc/x', which is not inside"),
         (lambda m: m["built_with"].update(torch=2), r"built_with\.torch is 2"),
+        (lambda m: m["tiers"]["exact"].update(type="int3"), r"tiers\.exact\.type is 'int3', which is not one of fp32"),
+        (lambda m: m["tiers"]["exact"].update(graphs={}), r"tiers\.exact\.graphs is empty"),
+        (lambda m: m["tiers"]["exact"]["graphs"]["step"].update(cosine=math.nan), r"step\.cosine is not a number"),
+        (lambda m: m["profile"].update(max_seconds=math.inf), "profile is 0, 30, inf: it must go up"),
+        (lambda m: m["profile"].update(min_seconds=40), "profile is 40, 30, 120: it must go up"),
+        (lambda m: m["files"].pop("model.safetensors"), r"files does not name model\.safetensors"),
     ],
 )
 def test_an_edited_manifest(folder: Path, change: Callable[[dict[str, Any]], object], message: str):
@@ -250,4 +259,5 @@ def test_exports_have_a_place_of_their_own(cache: Path):
     assert models.bundle_folder("small-music", "onnx") == cache / "sa3-runtime/bundles/small-music-onnx"
     assert models.bundle_folder("small", "onnx") == models.bundle_folder("small-music", "onnx")
     assert models.bundle_folder("random:nano:3", "openvino").name == "random-nano-3-openvino"
-    assert models.bundle_folder("owner/repo", "onnx").name == "owner-repo-onnx"
+    names = [models.bundle_folder(name, "onnx").name for name in ("owner/a/b", "owner/a-b", "owner-a-b")]
+    assert len(set(names)) == 3 and all(name.startswith("owner-a-b") for name in names)

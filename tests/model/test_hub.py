@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from sa3_engines import bundle, models
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = "stabilityai/stable-audio-3-small-music"
@@ -182,6 +185,26 @@ def test_a_mirror_with_one_variant_per_folder(hub: Hub, locate: Locate, folder: 
     assert not any("/medium/" in path for path in hub.asked if "/resolve/" in path)
     hub.repos["someone/plain"] = published(folder)
     assert locate("someone/plain")["full"]
+
+
+def test_a_bundle_comes_whole_and_alone(hub: Hub, locate: Locate, folder: Path, tmp_path: Path):
+    """With its licence, which belongs to it, and without what else the repository holds."""
+    made = tmp_path / "made"
+    shutil.copytree(models.HERE / "nano", made)
+    (made / "LICENSE.md").write_text("terms")
+    manifest = json.loads((made / "manifest.json").read_text())
+    manifest["files"] |= {"LICENSE.md": vars(bundle.describe(made, ["LICENSE.md"])["LICENSE.md"])}
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    files = {path.relative_to(made).as_posix(): path for path in made.rglob("*") if path.is_file()}
+    hub.repos["someone/bundle"] = {**files, "other/step.onnx": made / "step.onnx"}
+    found = Path(locate("someone/bundle")["folder"])
+    assert {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()} == set(files)
+    bundle.read(found, deep=True)
+
+
+def test_a_licence_comes_with_its_weights(hub: Hub, locate: Locate, folder: Path):
+    hub.repos[SMALL] = published(folder) | {"LICENSE.md": folder / "model_config.json"}
+    assert (Path(locate("small-music")["folder"]) / "LICENSE.md").is_file()
 
 
 def test_a_cached_model_lends_its_autoencoder(hub: Hub, locate: Locate, folder: Path):
