@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -144,6 +145,12 @@ class Pipeline:
     @property
     def config(self) -> ModelConfig:
         return self.engine.config
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The shortest and the longest clip in seconds, as the model was made and its bundle exported for."""
+        shortest, longest = self.engine.support.seconds or (0.0, math.inf)
+        return shortest, min(longest, self.config.longest_seconds)
 
     def close(self) -> None:
         self.engine.close()

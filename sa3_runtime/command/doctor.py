@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -106,17 +107,20 @@ def examine(model: str = "nano", *, deep: bool = False, tell: Callable[[str], No
         probes += [] if devices else [seen]
     tell(f"{model} with nothing chosen")
     try:
-        auto = isolated(try_auto, model)
+        auto = isolated(try_auto, model, deep)
     except Failed as e:
         auto = Auto(model=model, problem=str(e))
     tell("bundles")
-    return Report(machine=machine.look(), probes=probes, bundles=exports(deep=deep), auto=auto)
+    return Report(machine=machine.look(), probes=probes, bundles=exports(model, deep=deep), auto=auto)
 
 
-def exports(*, deep: bool) -> list[Export]:
-    """nano's bundle and all in the cache folder; deep reads every file of them."""
-    folders = [models.HERE / "nano", *sorted((models.cache_folder() / "bundles").glob("*/"))]
-    return [_export(folder, deep=deep) for folder in folders if not folder.name.startswith(".")]
+def exports(model: str, *, deep: bool) -> list[Export]:
+    """The bundles of a model, nano's, and all in the cache folder; deep reads every file of them."""
+    usual = sorted((models.cache_folder() / "bundles").glob("*/"))
+    folders = [models.HERE / "nano", *(folder for folder in usual if not folder.name.startswith("."))]
+    with contextlib.suppress(Sa3Error):  # what is wrong with it is told by what was tried with it
+        folders += [folder for folder in models.locate(model).bundles if folder not in folders]
+    return [_export(folder, deep=deep) for folder in folders]
 
 
 def _export(folder: Path, *, deep: bool) -> Export:
@@ -177,7 +181,9 @@ def _readable(backend: str, model: str) -> str:
     return random
 
 
-def try_auto(model: str) -> Auto:
+def try_auto(model: str, deep: bool = False) -> Auto:
+    for folder in models.locate(model).bundles if deep else ():
+        bundle.read(folder, deep=True)
     start = time.perf_counter()
     with Pipeline.load(model) as pipeline:
         loaded = time.perf_counter() - start
@@ -207,9 +213,9 @@ def _generated(pipeline: Pipeline) -> float:
     """Seconds for one second of sound, with everything from the prompt to the finish."""
     if pipeline.config.dit is None:
         return _decoded(pipeline)
-    longest = min(1.0, pipeline.config.longest_seconds)
+    shortest, longest = pipeline.limits
     start = time.perf_counter()
-    pipeline.generate(Request(prompt="a bell", seconds=longest, steps=2, seed=0))
+    pipeline.generate(Request(prompt="a bell", seconds=min(max(1.0, shortest), longest), steps=2, seed=0))
     return time.perf_counter() - start
 
 

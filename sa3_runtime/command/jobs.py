@@ -90,10 +90,12 @@ class Job:
     named: frozenset[str]  # settings that somebody chose; what the rest means depends on the model
     base: Mapping[str, Any] | None  # the record it is made from
 
-    def request(self, config: ModelConfig) -> Request:
+    def request(self, config: ModelConfig, limits: tuple[float, float] | None = None) -> Request:
+        """limits: the durations that an opened pipeline takes."""
         trained = config.objective == "rf_denoiser"
+        shortest, longest = limits or (0.0, config.longest_seconds)
         usual = {
-            "seconds": min(DURATION, config.longest_seconds),
+            "seconds": min(max(DURATION, shortest), longest),
             "steps": STEPS[trained],
             "cfg_scale": CFG_SCALE[trained],
         }
@@ -146,7 +148,7 @@ def known_config(model: str) -> ModelConfig | None:
 def generate(job: Job, listener: Listener) -> Result:
     spent: dict[str, float] = {}
     with opened(job.recipe.opening, spent, listener) as pipeline:
-        request = job.request(pipeline.config)
+        request = job.request(pipeline.config, pipeline.limits)
         outputs.targets(job.wanted, len(job.items(plan(request, pipeline.config))))
         generation = pipeline.generate(request, Watch(progress=listener.progress), last=True)
         result = Result(

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sa3_engines import null, selection
-from sa3_engines.errors import BadOutput
+from sa3_engines import bundle, models, null, selection
+from sa3_engines.errors import BadOutput, BundleError
 from sa3_runtime import machine
 from sa3_runtime.cli import main
 from sa3_runtime.command import doctor
@@ -267,7 +268,23 @@ def test_bundles_on_this_machine_are_looked_at(monkeypatch: pytest.MonkeyPatch, 
     broken = tmp_path / "sa3-runtime" / "bundles" / "gone-onnx"
     broken.mkdir(parents=True)
     (broken / "step.onnx").write_text("")
-    found = doctor.exports(deep=True)
+    found = doctor.exports("nano", deep=True)
     assert [one.model for one in found] == ["nano", ""]
     assert [tier.name for tier in found[0].tiers] == ["exact"] and found[0].tiers[0].cosine > 0.99999
     assert "is unfinished: there are graphs and no manifest.json" in (found[1].problem or "")
+
+
+def test_a_deep_look_reads_the_bundle_that_was_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    shutil.copytree(models.HERE / "nano", folder)
+    bundle.read(folder)
+    graph, before = folder / "step.onnx", (folder / "step.onnx").stat()
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    os.utime(graph, ns=(before.st_atime_ns, before.st_mtime_ns))  # a disk that lost a bit
+    assert [one.problem for one in doctor.exports(str(folder), deep=False)] == [None, None]
+    assert "step.onnx was changed" in (doctor.exports(str(folder), deep=True)[1].problem or "")
+    with pytest.raises(BundleError, match=r"step\.onnx was changed"):
+        doctor.try_auto(str(folder), deep=True)
