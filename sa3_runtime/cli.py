@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sa3_engines.errors import BackendUnavailable, OutputError, Sa3Error
+from sa3_engines import console
+from sa3_engines.errors import BackendUnavailable
 from sa3_engines.tiers import EXACT
 from sa3_runtime.command import arguments, cores
 
@@ -20,48 +19,18 @@ if TYPE_CHECKING:
     from sa3_runtime.command.jobs import Listener, Result
     from sa3_runtime.machine import Machine
 
-INTERRUPTED, PIPE_CLOSED = 130, 141
+NAME = "sa3"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        try:
-            args = arguments.parse(argv)
-            if getattr(args, "cores", None):
-                cores.pin(args.cores)
-            return COMMANDS[args.command](args)
-        finally:
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return INTERRUPTED
-    except BrokenPipeError:
-        _leave_stdout()
-        return PIPE_CLOSED
-    except Sa3Error as e:
-        _say(str(e))
-        return e.exit_code
+    return console.run(NAME, lambda: _run(argv))
 
 
-def _say(text: str) -> None:
-    print(f"sa3: {text}", file=sys.stderr, flush=True)
-
-
-def _out(text: str) -> None:
-    # A file's name may hold what this terminal has no character for.
-    known = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(known, "backslashreplace").decode(known), flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as e:
-        _leave_stdout()
-        raise OutputError(f"cannot write to standard output: {e.strerror or e}") from e
-
-
-def _leave_stdout() -> None:
-    """Python writes what is left for it once more on its way out."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _run(argv: Sequence[str] | None) -> int:
+    args = arguments.parse(argv)
+    if getattr(args, "cores", None) is not None:
+        cores.pin(args.cores)
+    return COMMANDS[args.command](args)
 
 
 # generate, encode, decode
@@ -96,19 +65,19 @@ def _work(args: Namespace, work: Callable[[Listener], Result]) -> int:
         warnings.append(text)
         bars.close()
         if not args.quiet:
-            _say(text)
+            console.say(NAME, text)
 
     with ExitStack() as stack:
         if args.quiet:
             _quiet_downloads()
-        shown = sys.stderr.isatty() and not args.quiet if args.progress is None else args.progress
+        shown = console.on_terminal() and not args.quiet if args.progress is None else args.progress
         bars = stack.enter_context(Bars(shown=shown))
         result = work(Listener(progress=bars, warn=warn))
     if args.json:
-        _out(json.dumps(_as_json(result) | {"warnings": warnings}))
+        console.out(json.dumps(_as_json(result) | {"warnings": warnings}))
     elif not args.quiet:
         for line in _lines(result):
-            _out(line)
+            console.out(line)
     return 0
 
 
@@ -155,7 +124,7 @@ def _models(args: Namespace) -> int:
 
     entries = catalogue.entries()
     if args.json:
-        _out(json.dumps({"models": [asdict(entry) for entry in entries], "licence": catalogue.LICENCE}))
+        console.out(json.dumps({"models": [asdict(entry) for entry in entries], "licence": catalogue.LICENCE}))
         return 0
     rows = [
         (
@@ -167,8 +136,8 @@ def _models(args: Namespace) -> int:
         )
         for entry in entries
     ]
-    _out(_table(("name", "max s", "where", "repository", "for"), rows))
-    _out(f"\n{catalogue.LICENCE}")
+    console.out(_table(("name", "max s", "where", "repository", "for"), rows))
+    console.out(f"\n{catalogue.LICENCE}")
     return 0
 
 
@@ -185,14 +154,14 @@ def _doctor(args: Namespace) -> int:
     from sa3_runtime.command import doctor
 
     def tell(what: str) -> None:
-        if sys.stderr.isatty():
-            _say(f"trying {what}")
+        if console.on_terminal():
+            console.say(NAME, f"trying {what}")
 
     report = doctor.examine(args.model, deep=args.deep, tell=tell)
     if args.json:
-        _out(json.dumps(asdict(report) | {"healthy": report.healthy}))
+        console.out(json.dumps(asdict(report) | {"healthy": report.healthy}))
     else:
-        _out(
+        console.out(
             "\n\n".join((_machine(report.machine), _probes(report.probes), _bundles(report.bundles), _verdict(report)))
         )
     return 0 if report.healthy else BackendUnavailable.exit_code

@@ -14,7 +14,7 @@ import numpy as np
 from sa3_engines import models, selection
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Engine, Options, release
-from sa3_engines.errors import BadOutput, Cancelled, InvalidRequest
+from sa3_engines.errors import BackendUnavailable, BadOutput, Cancelled, InvalidRequest
 from sa3_runtime import coding, conditioning, lengths, sampling, schedule
 from sa3_runtime.adapters import Adapters
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
@@ -128,12 +128,8 @@ class Pipeline:
         """A name, a folder, owner/repository[/subfolder] or random:NAME[:SEED]. precision: a tier or a number type, see
         `sa3_engines.tiers`; memory "low" keeps one network in memory at a time.
         """
-        if threads is not None and threads < 1:
-            raise InvalidRequest(f"threads {threads}; it must be 1 or more")
-        source = models.locate(model, revision=revision)
-        return cls.open(
-            source, backend=backend, options=Options(device=device, precision=precision, threads=threads, memory=memory)
-        )
+        options = Options(device=device, precision=precision, threads=threads, memory=memory)
+        return cls.open(models.locate(model, revision=revision), backend=backend, options=options)
 
     @classmethod
     def open(cls, source: models.Source, *, backend: str = "auto", options: Options | None = None) -> Pipeline:
@@ -177,6 +173,10 @@ class Pipeline:
             missing = "a transformer" if self._conditioner is None else "a tokenizer.json"
             raise InvalidRequest(f"{self.source.name} has no {missing}; it cannot make sound from a prompt")
         planned = plan(request, self.config)
+        given = request.init_audio is not None or request.inpaint_audio is not None
+        self._check_graphs(
+            "text", "prepare", "step", *(("encode",) if given else ()), *(("decode",) if request.decode else ())
+        )
         self._check_durations(planned.seconds)
         cuts: list[str] = []
         ids, mask = self._tokens(planned.prompts, cuts, cut=request.truncate_prompt)
@@ -186,6 +186,13 @@ class Pipeline:
         made = self.generate_from_tokens(planned, ids, mask, negative, watch=watch, noise=noise, last=last)
         made.warnings[:0] = dict.fromkeys(cuts)
         return made
+
+    def _check_graphs(self, *needed: str) -> None:
+        if missing := [graph for graph in needed if graph not in self.engine.support.graphs]:
+            raise BackendUnavailable(
+                f"the {self.engine.support.backend} bundle of {self.source.name} has no graph {' and '.join(missing)}; "
+                "export it with all graphs, or take a --backend that reads the checkpoint"
+            )
 
     def _check_durations(self, asked: Sequence[float]) -> None:
         limits = self.engine.support.seconds
@@ -370,6 +377,7 @@ class Pipeline:
         self, audio: object, *, chunking: Chunking | None = None, method: str = "exact", watch: Watch | None = None
     ) -> Array:
         """Anything `audio.as_sound` takes, to latents (1, channels, frames)."""
+        self._check_graphs("encode")
         sound, watch = as_sound(audio, "audio"), watch or Watch()
         samples = resample(sound.samples, sound.rate, self.config.sample_rate, "fast" if method == "fast" else "exact")
         samples = fix_channels(samples, self.config.autoencoder.channels)
@@ -384,6 +392,7 @@ class Pipeline:
 
     def decode(self, latents: Array, *, chunking: Chunking | None = None, watch: Watch | None = None) -> Array:
         """Latents (items, channels, frames) to audio (items, channels, samples)."""
+        self._check_graphs("decode")
         channels, watch = self.config.autoencoder.latent_channels, watch or Watch()
         if latents.ndim != 3 or latents.shape[1] != channels or 0 in latents.shape:
             raise InvalidRequest(f"latents of shape {latents.shape}; (items, {channels}, frames) was expected")
@@ -410,6 +419,8 @@ def _checked_mask(value: object) -> Array:
         raise InvalidRequest(f"inpaint_mask holds no numbers: {e}") from e
     if mask.size == 0 or not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
         raise InvalidRequest("inpaint_mask must hold a number from 0 (made anew) to 1 (kept) for every sample")
+    if mask.size != mask.shape[-1]:
+        raise InvalidRequest(f"inpaint_mask has shape {mask.shape}; (samples,) was expected: it is one for the batch")
     return mask
 
 

@@ -166,7 +166,7 @@ def opening(record: Record, folder: Path | None = None) -> Opening:
     """The part of a record that says what to open."""
     with _damage():
         return Opening(
-            model=_model(record.get("model") or "nano", folder),
+            model=_model("nano" if record.get("model") is None else record["model"], folder),
             revision=_text(record.get("revision")),
             backend=_text(record.get("backend")) or "auto",
             device=_text(record.get("device")) or "auto",

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from sa3_engines import console
+
 DURATION = 120.0
+NAME = "stable-audio"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from sa3_engines.errors import Sa3Error
-
-    try:
-        _run(args)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
-    except BrokenPipeError:
-        # Python writes what is left for stdout once more on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Sa3Error as e:
-        _say(str(e))
-        return e.exit_code
-    return 0
+    return console.run(NAME, lambda: _run(args))
 
 
 def parser() -> argparse.ArgumentParser:
     one = argparse.ArgumentParser(
-        prog="stable-audio",
+        prog=NAME,
         description="Make sound from a text with Stable Audio 3.",
         epilog="`sa3 generate` does the same and more: a limiter, sidecars, further formats and settings.",
     )
@@ -64,20 +50,21 @@ def parser() -> argparse.ArgumentParser:
     return one
 
 
-def _run(args: Namespace) -> None:
+def _run(args: Namespace) -> int:
     from sa3_runtime.command import jobs
     from sa3_runtime.command.progress import Bars
 
     job = jobs.prepare(_translated(args))
-    with Bars(shown=sys.stderr.isatty()) as bars:
+    with Bars(shown=console.on_terminal()) as bars:
 
         def warn(text: str) -> None:
             bars.close()
-            _say(f"warning: {text}")
+            console.say(NAME, f"warning: {text}")
 
         result = jobs.generate(job, jobs.Listener(progress=bars, warn=warn))
     for path, seconds, seed in zip(result.files, result.durations, result.seeds, strict=True):
-        _out(f"{path}: {seconds:.2f} s, seed {seed}")
+        console.out(f"{path}: {seconds:.2f} s, seed {seed}")
+    return 0
 
 
 def _translated(args: Namespace) -> Namespace:
@@ -112,13 +99,3 @@ def _items(args: Namespace) -> int:
         if values is not None and len(values) not in (1, items):
             raise InvalidRequest(f"{flag} has {len(values)} values for {items} items; give one, or one per item")
     return items
-
-
-def _out(text: str) -> None:
-    # A file's name may hold what this terminal has no character for.
-    known = sys.stdout.encoding or "utf-8"
-    print(text.encode(known, "backslashreplace").decode(known))
-
-
-def _say(text: str) -> None:
-    print(f"stable-audio: {text}", file=sys.stderr, flush=True)

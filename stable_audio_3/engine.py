@@ -11,7 +11,7 @@ import numpy as np
 
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.config import ModelConfig
-from sa3_engines.engine import GRAPHS, Inputs, Options, Outputs, Ran, Support
+from sa3_engines.engine import CODEC, GRAPHS, Inputs, Options, Outputs, Ran, Support
 from sa3_engines.errors import BackendUnavailable, Sa3Error
 from sa3_engines.models import Source
 from sa3_engines.tiers import EXACT
@@ -100,7 +100,7 @@ class TorchEngine:
         self.config = config
         self.networks = networks
         self.device = device
-        graphs = GRAPHS if networks.dit is not None else ("encode", "decode")
+        graphs = GRAPHS if networks.dit is not None else CODEC
         self.support = Support(
             backend="torch",
             device=str(device),

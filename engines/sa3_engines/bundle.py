@@ -7,6 +7,7 @@ size, and by content unless size and time are those of a check that is remembere
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from sa3_engines import models, processor, remembered, tiers
+from sa3_engines.engine import CODEC, GRAPHS
 from sa3_engines.errors import BackendUnavailable, BundleError
 from sa3_engines.models import CONFIG, MANIFEST, WEIGHTS, Source
 
@@ -144,6 +146,25 @@ def _hashes() -> remembered.Hashes:
     return remembered.Hashes(models.cache_folder() / "checked.json")
 
 
+def exported(source: Source, backend: str) -> Path | None:
+    """A bundle for a backend, be it of what the checkpoint holds now or held before."""
+    for folder in source.bundles:
+        with contextlib.suppress(BundleError):
+            if backend in load(folder).backends:
+                return folder
+    return None
+
+
+def is_whole(source: Source, backend: str) -> bool:
+    """False where what a backend would run holds some of the model's graphs only."""
+    folder = of(source, backend)
+    if folder is None:
+        return True
+    with contextlib.suppress(BundleError):
+        return set(load(folder).graphs) >= set(GRAPHS if source.config.dit is not None else CODEC)
+    return True
+
+
 def why_not(source: Source, backend: str) -> str | None:
     """None where a backend has a bundle of the model; else why not, and what to do."""
     if of(source, backend) is not None:
@@ -154,10 +175,8 @@ def why_not(source: Source, backend: str) -> str | None:
             "random weights are graphs only once exported" if source.folder is None else f"{source.folder} is no bundle"
         )
         return f"{what}; {export}"
-    for folder in source.bundles:
-        found = load(folder)
-        if backend in found.backends:
-            return f"{folder} was exported from another {_changed(source, folder, found)}; {export}"
+    if (folder := exported(source, backend)) is not None:
+        return f"{folder} was exported from another {_changed(source, folder, load(folder))}; {export}"
     folder = source.bundles[0]
     return f"{folder} was exported for {', '.join(load(folder).backends)}; {export}"
 
@@ -244,7 +263,11 @@ def read(folder: Path, *, deep: bool = False) -> Bundle:
                     f"bundle {folder}: {name} is {size} bytes long and should be {file.size}: it was cut off or "
                     "replaced; export it again"
                 )
-            if hashes.sha256(path, again=deep) != file.sha256:
+            try:
+                same = hashes.sha256(path, again=deep) == file.sha256
+            except OSError as e:
+                raise BundleError(f"bundle {folder}: {name} cannot be read: {e.strerror}") from e
+            if not same:
                 raise BundleError(f"bundle {folder}: {name} was changed after the export; export it again")
     return found
 

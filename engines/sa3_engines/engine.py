@@ -20,6 +20,7 @@ Rotary tables and Fourier features come from `sa3_engines.tables`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from sa3_engines.adapters import ActiveAdapter
     from sa3_engines.models import Source
 
-GRAPHS = ("text", "prepare", "step", "encode", "decode")
+CODEC = ("encode", "decode")  # all that an autoencoder alone has
+GRAPHS = ("text", "prepare", "step", *CODEC)
 MEMORY = ("normal", "low")
+THREADS_A_CORE = 8  # more than one only slows down; far more, and nothing comes out in an hour
 
 Inputs = Mapping[str, Any]
 Outputs = dict[str, Any]
@@ -127,6 +130,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.memory not in MEMORY:
             raise InvalidRequest(f"memory {self.memory!r}; choose from {', '.join(MEMORY)}")
+        threads: Any = self.threads  # what a caller passed, whatever the annotation says
+        most = THREADS_A_CORE * (os.cpu_count() or 1)
+        if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
+            raise InvalidRequest(f"threads {threads!r}; it must be a whole number from 1 to {most} on this machine")
 
 
 class Backend(Protocol):

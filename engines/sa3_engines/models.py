@@ -122,6 +122,15 @@ def locate(model: str, *, revision: str | None = None, bundles: bool = True) -> 
     What was exported before from a model of that name stands in for it, so that the hub need not be asked. bundles
     False: the checkpoint itself is wanted.
     """
+    if not model:
+        raise InvalidRequest("a model's name is empty; nano is the one that is always here")
+    try:
+        return _located(model, revision, bundles)
+    except PermissionError as e:
+        raise ModelNotFound(f"{e.filename} cannot be read: {e.strerror}") from e
+
+
+def _located(model: str, revision: str | None, bundles: bool) -> Source:
     exported = _exported(ALIASES.get(model, model), revision) if bundles else ()
     if exported and not model.startswith("random:") and model != "nano" and not Path(model).expanduser().is_dir():
         return replace(
@@ -165,10 +174,13 @@ def _origin(folder: Path) -> dict[str, Any]:
 
 
 def _checkpoint(model: str, revision: str | None) -> Source:
-    if model.startswith("random:"):
-        return _random(model)
     path = Path(model).expanduser()
     name = ALIASES.get(model, model)
+    here = model.startswith("random:") or name == "nano" or (name not in RELEASED and path.exists())
+    if here and revision is not None:
+        raise InvalidRequest(f"revision {revision!r} of {model}: only repositories on the hub have revisions")
+    if model.startswith("random:"):
+        return _random(model)
     if name == "nano":
         return from_folder(HERE / "nano", name="nano")
     if name in RELEASED:

@@ -30,6 +30,7 @@ class Choice:
 
     backend: str
     refused: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()  # those of them for which a bundle is there
 
 
 @cache
@@ -56,14 +57,21 @@ def open_engine(source: Source, backend: str = "auto", options: Options | None =
             raise BackendUnavailable(f"backend {backend} cannot run {source.name}: {reason}")
         return one.open(source, options), Choice(backend, ())
     refused: list[str] = []
-    # Sorting keeps the order of preference where nothing was measured.
-    for name in sorted(names(), key=lambda name: bundle.expected_seconds(source, name, options.precision)):
+    passed_over: list[str] = []
+
+    def rank(name: str) -> tuple[bool, float]:
+        """Sorting by it keeps the order of preference where nothing was measured."""
+        return not bundle.is_whole(source, name), bundle.expected_seconds(source, name, options.precision)
+
+    for name in sorted(names(), key=rank):
         one = load(name)
         reason = one.why_not(options.device) or one.why_not_open(source)
         if reason is None:
             try:
-                return one.open(source, options), Choice(name, tuple(refused))
+                return one.open(source, options), Choice(name, tuple(refused), tuple(passed_over))
             except BackendUnavailable as e:  # a precision or device this one does not have
                 reason = str(e)
         refused.append(f"{name}: {reason}")
+        if bundle.exported(source, name) is not None:
+            passed_over.append(refused[-1])
     raise BackendUnavailable(f"no backend can run {source.name}: " + "; ".join(refused))

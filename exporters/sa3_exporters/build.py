@@ -28,7 +28,7 @@ import torch
 import stable_audio_3.networks
 from sa3_engines import bundle, config, graphs, models, processor, tables, tiers
 from sa3_engines.bundle import Bundle, Graph, Origin, Profile
-from sa3_engines.engine import GRAPHS, Engine, Options
+from sa3_engines.engine import CODEC, GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import CONFIG, MANIFEST, Source
 from sa3_exporters import onnx, parity, placing, targets
@@ -64,7 +64,7 @@ class Recipe:
         return folder is not None and self.out.exists() and self.out.samefile(folder)
 
     def __post_init__(self) -> None:
-        has = GRAPHS if self.source.config.dit is not None else ("encode", "decode")
+        has = GRAPHS if self.source.config.dit is not None else CODEC
         unknown = [graph for graph in self.graphs if graph not in has]
         if unknown:
             raise InvalidRequest(f"{self.source.name} has no graph {unknown[0]!r}; it has {', '.join(has)}")

@@ -189,13 +189,14 @@ def _model(one: Command, *, adapters: bool = False) -> None:
     group.add_argument("--revision", metavar="REV", help="of a repository: branch, tag or commit (main)")
     group.add_argument("--backend", metavar="NAME", help="auto, or one that `sa3 doctor` lists (auto)")
     group.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
-    group.add_argument(
+    precision = group.add_mutually_exclusive_group()
+    precision.add_argument(
         "--precision",
         metavar="P",
         help="a promise: exact, high, fast (int8) or compact (small in memory); or a number type: fp32, bf16, fp16, "
         "int8, int4 (auto: the fastest that the bundle holds and that keeps what high promises)",
     )
-    group.add_argument(
+    precision.add_argument(
         "--no-half", dest="precision", action="store_const", const="fp32", help="the same as --precision fp32"
     )
     group.add_argument("--threads", type=int, metavar="N", help="on a CPU (as many as there are cores)")

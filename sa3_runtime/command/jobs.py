@@ -20,7 +20,7 @@ from sa3_runtime import audio, record
 from sa3_runtime.audio import Sound
 from sa3_runtime.coding import Chunking
 from sa3_runtime.command import drafts, outputs
-from sa3_runtime.command.outputs import Output
+from sa3_runtime.command.outputs import Output, Target
 from sa3_runtime.files import check_writable
 from sa3_runtime.finish import Finish, finish
 from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
@@ -65,6 +65,8 @@ def opened(opening: Opening, spent: dict[str, float], listener: Listener) -> Gen
     start = time.perf_counter()
     with opening.open() as pipeline:
         spent["load"] = time.perf_counter() - start
+        for reason in pipeline.choice.passed_over if pipeline.choice else ():
+            listener.warn(f"a bundle is passed over: {reason}")
         if note := about_weights(pipeline.source):
             listener.warn(note)
         yield pipeline
@@ -109,6 +111,15 @@ class Job:
             raise InvalidRequest(f"the record is of item {self.recipe.item} in a batch of {planned.items}")
         return [self.recipe.item]
 
+    def targets(self, planned: Plan) -> list[Target]:
+        """Where each goes: never over what it is made from."""
+        found = outputs.targets(self.wanted, len(self.items(planned)))
+        for path in (path for target in found for path in target.paths if path.exists()):
+            for name, given in self.recipe.inputs.items():
+                if path.samefile(given.path):
+                    raise InvalidRequest(f"{path} is both the output and {name}; write to another file")
+        return found
+
 
 def prepare(args: Namespace) -> Job:
     base = None if args.record is None else record.read(args.record)
@@ -125,31 +136,27 @@ def prepare(args: Namespace) -> Job:
     )
     outputs.targets(wanted, 1)
     recipe = record.from_record(draft, None if args.record is None else args.record.parent)
-    for name, given in recipe.inputs.items():
-        if wanted.path.exists() and wanted.path.samefile(given.path):
-            raise InvalidRequest(f"{wanted.path} is both the output and {name}; write to another file")
     job = Job(recipe=recipe, wanted=wanted, named=frozenset(draft["request"]), base=base)
-    config = known_config(recipe.opening.model)
+    config = known_config(recipe.opening.model, recipe.opening.revision)
     if config is not None:
-        planned = plan(job.request(config), config)
-        outputs.targets(wanted, len(job.items(planned)))
+        job.targets(plan(job.request(config), config))
     return job
 
 
-def known_config(model: str) -> ModelConfig | None:
+def known_config(model: str, revision: str | None = None) -> ModelConfig | None:
     """The model's configuration where that needs no download, so that what cannot be done is refused before one."""
     name = models.ALIASES.get(model, model)
     if name in models.RELEASED:
         return models.released_config(name)
     local = model.startswith("random:") or name == "nano" or Path(model).expanduser().is_dir()
-    return models.locate(model).config if local else None
+    return models.locate(model, revision=revision).config if local else None
 
 
 def generate(job: Job, listener: Listener) -> Result:
     spent: dict[str, float] = {}
     with opened(job.recipe.opening, spent, listener) as pipeline:
         request = job.request(pipeline.config, pipeline.limits)
-        outputs.targets(job.wanted, len(job.items(plan(request, pipeline.config))))
+        job.targets(plan(request, pipeline.config))
         generation = pipeline.generate(request, Watch(progress=listener.progress), last=True)
         result = Result(
             model=pipeline.source.name, support=pipeline.engine.support, seconds=spent | dict(generation.seconds_spent)
@@ -165,7 +172,7 @@ def generate(job: Job, listener: Listener) -> Result:
 def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result, listener: Listener) -> None:
     planned, created = generation.plan, datetime.now(UTC)
     items = job.items(planned)
-    for index, target in zip(items, outputs.targets(job.wanted, len(items)), strict=True):
+    for index, target in zip(items, job.targets(planned), strict=True):
         made = record.make(job.recipe, generation, pipeline, index, created)
         if index == items[0] and job.base is not None:
             for difference in record.differences(job.base, made):
@@ -222,7 +229,7 @@ def decode(args: Namespace, listener: Listener) -> Result:
     how, spent = Finish(**drafts.finish(args, {}, None)), dict[str, float]()
     if args.seconds is not None and not args.seconds > 0:
         raise InvalidRequest(f"duration {args.seconds:g} s; it must be more than 0")
-    config = known_config(args.model or "nano")
+    config = known_config("nano" if args.model is None else args.model, args.revision)
     latents = None if config is None else outputs.read_npy(args.latents, config.autoencoder.latent_channels)
     with opened(_opening(args), spent, listener) as pipeline:
         if latents is None:
@@ -231,12 +238,20 @@ def decode(args: Namespace, listener: Listener) -> Result:
         samples = pipeline.decode(latents, chunking=_chunking(args), watch=Watch(progress=listener.progress))[0]
         spent["decode"] = time.perf_counter() - start
         rate = pipeline.config.sample_rate
-        if args.seconds is not None and args.seconds * rate < samples.shape[1]:
+        if args.seconds is not None:
+            if args.seconds * rate > samples.shape[1]:
+                listener.warn(f"{args.seconds:g} s were asked, and the latents hold {samples.shape[1] / rate:.2f} s")
             samples = samples[:, : max(1, int(args.seconds * rate))]
+        start = time.perf_counter()
+        listener.progress(Progress("finish", 0, 1))
         sound, report = finish(Sound(samples, rate), how)
+        spent["finish"] = time.perf_counter() - start
         if report.changed and how.limiter is None:
             listener.warn(f"{report.changed:.2%} of the samples exceeded full scale and were clipped; see --limiter")
+        start = time.perf_counter()
+        listener.progress(Progress("write", 0, 1))
         outputs.write_sound(wanted, target.sound, sound, {"software": record.SOFTWARE})
+        spent["write"] = time.perf_counter() - start
         return Result(
             model=pipeline.source.name,
             support=pipeline.engine.support,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -113,6 +114,54 @@ def test_a_bundle_for_another_processor(cache: Path):
     folder = put(cache / "small-music-onnx", lambda m: m["tiers"]["exact"].update(instructions=["abacus"]))
     with pytest.raises(BackendUnavailable, match=r"exact .* needs abacus, which this machine's processor lacks"):
         Pipeline.load(str(folder), backend="onnx")
+
+
+def test_a_bundle_that_is_passed_over_is_told_of(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = put(cache / "other", lambda m: m["tiers"]["exact"].update(instructions=["abacus"]))
+    flags = ["--model", str(folder), "--steps", "1", "--duration", "0.5", "-o", str(tmp_path / "clip.wav")]
+    assert main(["generate", "-p", "a bell", *flags]) == 0
+    said = capsys.readouterr()
+    assert "torch on cpu" in said.out
+    assert re.search("sa3: a bundle is passed over: onnx: precision exact .* needs abacus", said.err)
+    assert "openvino" not in said.err  # for which there is none
+
+
+def test_a_bundle_of_some_graphs(cache: Path, tmp_path: Path):
+    """It comes last, and says what it lacks."""
+
+    def decode_alone(manifest: dict[str, Any]) -> None:
+        graphs = manifest["tiers"]["exact"]["graphs"]
+        manifest["tiers"]["exact"]["graphs"] = {"decode": graphs["decode"]}
+
+    folder = put(cache / "some", decode_alone)
+    with Pipeline.load(str(folder)) as pipeline:
+        assert pipeline.engine.support.backend == "torch"
+    with Pipeline.load(str(folder), backend="onnx") as pipeline:
+        assert pipeline.decode(np.ones((1, 128, 4), np.float32)).shape[0] == 1
+        with pytest.raises(BackendUnavailable, match="onnx bundle of some has no graph encode; export it with all"):
+            pipeline.encode((44100, np.ones(44100, np.float32)))
+        with pytest.raises(BackendUnavailable, match="has no graph text and prepare and step"):
+            pipeline.generate(SHORT)
+
+
+def test_files_that_may_not_be_read(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = put(cache / "shut")
+    before = Path.open
+
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == "step.onnx":
+            raise PermissionError(13, "Permission denied", str(path))
+        return before(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BundleError, match=r"step\.onnx cannot be read: Permission denied"):
+        Pipeline.load(str(folder))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True, 10**11])
+def test_threads_that_cannot_be(threads: Any):
+    with pytest.raises(InvalidRequest, match=r"threads .*; it must be a whole number from 1 to \d+ on this machine"):
+        Pipeline.load("nano", threads=threads)
 
 
 def test_durations_a_bundle_was_not_exported_for(cache: Path):

@@ -277,7 +277,7 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
         (["--sampler", "euler_a"], 2, "no sampler 'euler_a'; choose from"),
         (["--dist-shift", "sideways"], 2, "no distribution shift 'sideways'"),
         (["--dist-shift", '{"type": "flux", "x": 1}'], 2, "distribution shift flux"),
-        (["--cfg-interval", "0.9", "0.1"], 2, "the first must not exceed the second"),
+        (["--cfg-interval", "0.9", "0.1"], 2, "two noise levels from 0 to 1, the lower one first"),
         (["--limiter", "3"], 2, "the limiter's ceiling is 3.0 dBTP"),
         (["--sample-rate", "10"], 2, "output rate is 10 Hz"),
         (["--init-audio", "missing.wav"], 2, "there is no audio file 'missing.wav'"),
@@ -292,6 +292,14 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
         (["--lora-ckpt-path", "a", "--lora-strength", "1", "--lora-index", "1"], 2, "numbered from 0 to 0"),
         (["--lora-ckpt-path", "a", "--lora-strength", "1", "--lora-strength", "2"], 2, "2 --lora-strength for 1 adap"),
         (["--lora-ckpt-path", "missing.safetensors"], 3, "there is no adapter 'missing.safetensors'"),
+        (
+            ["--batch-size", "2", "-o", "out.wav", "--init-audio", "out_1.wav"],
+            2,
+            "out_1.wav is both the output and init",
+        ),
+        (["--model", ""], 2, "a model's name is empty"),
+        (["--model", "nano", "--revision", "main"], 2, "only repositories on the hub have revisions"),
+        (["--cores", ""], 2, "--cores '': write numbers and ranges"),
         (["--from", "missing.json"], 2, "cannot read 'missing.json'"),
         (["--from", "in.wav"], 2, "'in.wav' does not carry a record"),
         (["--from", "text.wav"], 2, "cannot read"),
@@ -304,6 +312,7 @@ def test_what_cannot_be_is_refused_before_a_model_is_opened(
     (tmp_path / "taken_1.wav").mkdir()
     (tmp_path / "text.wav").write_text("not sound")
     tone(tmp_path / "in.wav")
+    tone(tmp_path / "out_1.wav")
     before = files(tmp_path)
     got, out, err = run("generate", *MODEL, "-p", "a", *argv)
     assert (got, out) == (code, "")
@@ -485,6 +494,17 @@ def test_standard_output_that_is_full() -> None:
     assert done.stderr == "sa3: cannot write to standard output: No space left on device\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="closes descriptors in a shell")
+def test_standard_streams_that_are_closed() -> None:
+    command = " ".join(f"'{word}'" for word in SA3)
+    done = subprocess.run(f"{command} models >&-", shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (6, "sa3: cannot write to standard output: it is closed\n")
+    done = subprocess.run(f"{command} models 2>&-", shell=True, capture_output=True, text=True)
+    assert done.returncode == 0 and "nano" in done.stdout
+    done = subprocess.run(f"{command} generate 2>&-", shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_names_this_terminal_cannot_show(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\xc3\xa9.wav")
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -509,6 +529,9 @@ def test_sound_to_latents_and_back(run: Run, tmp_path: Path) -> None:
     assert json.loads(out)["durations"] == [0.75]
     assert audio.read("out.flac").seconds == 0.75
     assert audio.read_metadata("out.flac") == {"software": "sa3-runtime 0.1.0"}
+    code, out, err = run("decode", "z.npy", *MODEL, "--duration", "9", "--json")
+    assert code == 0 and "9 s were asked, and the latents hold 1.11 s" in err
+    assert set(json.loads(out)["seconds"]) == {"load", "decode", "finish", "write"}
 
 
 def test_a_standalone_autoencoder(run: Run, tmp_path: Path) -> None:
