@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from sa3_bench import arguments
-from sa3_engines.errors import Cancelled, OutputError, Sa3Error
+from sa3_engines import console
+from sa3_engines.errors import OutputError
 
 BEGUN = time.perf_counter()  # of this process, near enough: the load is timed from here
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse(argv)
+    resumes = "; --resume goes on from here" if args.command == "table" else ""
+    return console.run("sa3-bench", lambda: _run(args), interrupted=f"interrupted{resumes}")
+
+
+def _run(args: Namespace) -> int:
     try:
         return COMMANDS[args.command](args)
-    except KeyboardInterrupt:
-        _say("interrupted" + ("; --resume goes on from here" if args.command == "table" else ""))
-        return Cancelled.exit_code
-    except Sa3Error as e:
-        _say(str(e))
-        return e.exit_code
+    except BrokenPipeError:
+        raise
     except OSError as e:
-        _say(str(e))
-        return OutputError.exit_code
+        raise OutputError(str(e)) from e
 
 
 def _say(text: str) -> None:
-    print(f"sa3-bench: {text}", file=sys.stderr, flush=True)
+    console.say("sa3-bench", text)
 
 
 def _table(args: Namespace) -> int:
     from sa3_bench import suite
 
     written = suite.measure_table(args, _say)
-    print(written.text)
+    console.out(written.text)
     for path in written.files:
         _say(f"wrote {path}")
     return 0
@@ -71,16 +71,16 @@ def _once(args: Namespace) -> int:
         reload=args.reload,
         audio=args.save_audio,
         parity=args.save_parity,
-        tell=_say if sys.stderr.isatty() else lambda _: None,
+        tell=_say if console.on_terminal() else lambda _: None,
     )
-    print(json.dumps(measure.measure(case, wanted, BEGUN)), flush=True)
+    console.out(json.dumps(measure.measure(case, wanted, BEGUN)))
     return 0
 
 
 def _limits(args: Namespace) -> int:
     from sa3_bench import limits
 
-    print(json.dumps(limits.measure(args.threads, args.device)), flush=True)
+    console.out(json.dumps(limits.measure(args.threads, args.device)))
     return 0
 
 
@@ -90,9 +90,9 @@ def _compare(args: Namespace) -> int:
     lines = compare.compare(args.first, args.second, margin=args.margin, stage=args.stage)
     regressed = compare.regressed(lines)
     if args.json:
-        print(json.dumps({"regressed": regressed, "cases": [asdict(line) for line in lines]}))
+        console.out(json.dumps({"regressed": regressed, "cases": [asdict(line) for line in lines]}))
     else:
-        print("\n".join(f"{line.verdict}: {line.name}\n    {line.detail}" for line in lines))
+        console.out("\n".join(f"{line.verdict}: {line.name}\n    {line.detail}" for line in lines))
     return compare.EXIT_REGRESSION if regressed else 0
 
 
@@ -100,7 +100,7 @@ def _interleave(args: Namespace) -> int:
     from sa3_bench import interleave
 
     files = interleave.interleave((args.first, args.second), args.repeat, args.out, args.timeout, _say)
-    print(f"sa3-bench compare {files[0]} {files[1]}")
+    console.out(f"sa3-bench compare {files[0]} {files[1]}")
     return 0
 
 
@@ -121,7 +121,7 @@ def _tiers(args: Namespace) -> int:
     found = tiers.measure(asked, _say, lambda so_far: tiers.write(so_far, args.out, name))
     for path in tiers.write(found, args.out, name):
         _say(f"wrote {path}")
-    print(tiers.text(found))
+    console.out(tiers.text(found))
     return 0
 
 
@@ -138,7 +138,7 @@ def _profile(args: Namespace) -> int:
         threads=args.threads,
     )
     found = profile.measure(case, args.graph)
-    print(json.dumps(found) if args.json else profile.text(found))
+    console.out(json.dumps(found) if args.json else profile.text(found))
     return 0
 
 
@@ -148,7 +148,7 @@ def _history(args: Namespace) -> int:
 
     found = history.versions(args.results)
     write_atomic(args.out, history.html(found).encode())
-    print(history.text(found))
+    console.out(history.text(found))
     _say(f"wrote {args.out}")
     return 0
 

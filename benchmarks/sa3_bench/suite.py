@@ -20,7 +20,7 @@ from sa3_bench.cases import Case, Model
 from sa3_bench.process import Failed, last_json
 from sa3_bench.results import OK, Results, read
 from sa3_engines import models, selection
-from sa3_engines.errors import Sa3Error
+from sa3_engines.errors import InvalidRequest, Sa3Error
 from sa3_runtime import lengths
 from sa3_runtime.files import write_atomic
 
@@ -83,6 +83,8 @@ def write(kept: Results, folder: Path) -> Written:
 
 def _plan(args: Namespace, name: str, say: Say) -> session.Plan:
     backends = args.backends or [one for one in selection.names() if selection.load(one).why_not() is None]
+    for backend in backends:
+        selection.load(backend)  # refuses what is none
     found: list[Case] = []
     for model in (cases.resolve(one, args.weights) for one in args.models):
         for backend in backends:
@@ -93,6 +95,11 @@ def _plan(args: Namespace, name: str, say: Say) -> session.Plan:
                     found += _cases(args, model, backend, precision)
                 else:
                     say(f"left out {model.name} on {backend} in {precision}: {reason}")
+    if not found:
+        seconds, precision = ", ".join(f"{one:g}" for one in args.durations), ", ".join(args.precision)
+        raise InvalidRequest(
+            f"nothing to measure: no engine makes {seconds} s with {', '.join(map(str, args.models))} in {precision}"
+        )
     return session.Plan(
         cases=found,
         repeat=args.repeat,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,17 @@ def test_broken_engines_are_error_rows_and_not_fast_ones(bench, tiny_model: Path
     assert (tmp_path / "here.md").read_text().strip() == done.stdout.strip()
     page = (tmp_path / "here.html").read_text()
     assert "data:audio/mpeg;base64," in page and "computes something else" in page
+
+
+def test_what_cannot_be_measured_leaves_earlier_results(bench, tiny_model: Path, tmp_path: Path):
+    (tmp_path / "here.json").write_text("earlier")
+    for words, said in (
+        (("--backends", "nothing"), "no backend 'nothing'"),
+        (("--backends", "torch", "--precision", "fast"), "nothing to measure: no engine makes 1, 2 s with .* in fast"),
+    ):
+        done = table(bench, tmp_path, tiny_model, *words)
+        assert done.returncode == 2 and re.search(said, done.stderr)
+    assert (tmp_path / "here.json").read_text() == "earlier"
 
 
 def test_what_hangs_is_ended(bench, tiny_model: Path, tmp_path: Path):
