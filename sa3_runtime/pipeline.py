@@ -170,7 +170,7 @@ class Pipeline:
         so every network's memory is given back once it is done with; asked nevertheless, they are made ready again.
         """
         if self._conditioner is None or self._tokenizer is None:
-            missing = "a transformer" if self._conditioner is None else "a tokenizer.json"
+            missing = "transformer" if self._conditioner is None else "tokenizer.json"
             raise InvalidRequest(f"{self.source.name} has no {missing}; it cannot make sound from a prompt")
         planned = plan(request, self.config)
         given = request.init_audio is not None or request.inpaint_audio is not None

@@ -194,7 +194,9 @@ def _seeds(value: Any, items: int) -> tuple[int, list[int] | None]:
     seeds = list(value) if many else [value]
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not -1 <= seed < 2**63:
-            raise InvalidRequest(f"seed {seed!r}; it must be a whole number from 0 up, or -1 to have one chosen")
+            raise InvalidRequest(
+                f"seed {seed!r}; it must be a whole number from 0 to 2^63 - 1, or -1 to have one chosen"
+            )
     chosen = [random.SystemRandom().randrange(99_999) if seed == -1 else int(seed) for seed in seeds]
     if not many:
         return chosen[0], None

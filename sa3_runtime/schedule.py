@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ def shifted(t: Array, shift: Shift | None, lengths: Array) -> Array:
     kind = options.pop("type", "full")
     if kind not in SHIFTS:
         raise InvalidRequest(f"no distribution shift {kind!r}; choose from {', '.join(SHIFTS)}")
+    known = list(signature(SHIFTS[kind]).parameters)[2:]
+    if unknown := sorted(set(options) - set(known)):
+        raise InvalidRequest(
+            f"distribution shift {kind} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        )
     length = np.maximum(lengths, 1).astype(np.float32)[:, None]
     try:
         with np.errstate(all="ignore"):  # the caller looks at what comes out
