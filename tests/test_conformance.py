@@ -21,7 +21,10 @@ def conformance(*args: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
+@pytest.mark.parametrize(
+    "backend",
+    ["torch", pytest.param("onnx", marks=pytest.mark.slow), pytest.param("openvino", marks=pytest.mark.slow)],
+)
 def test_every_golden_case_passes(backend: str):
     """Engines that run bundles have the miniatures exported first."""
     done = conformance(HERE / "golden", "--backend", backend)
