@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from sa3_engines import singular
 from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
 from sa3_engines.tensors import TensorFile
 
@@ -252,11 +253,8 @@ class Merger:
             raise InvalidRequest(f"an -xs adapter of rank {rank} cannot apply to {module} of shape {original.shape}")
         kept = self._bases.get(module)
         if kept is None or kept[0].shape[1] < rank:
-            u, _, vt = np.linalg.svd(original, full_matrices=False)
-            u, vt = u[:, :rank], vt[:rank]
-            # Signs are arbitrary; adapters are trained with the largest entry of each column of U positive.
-            signs = np.sign(u[np.abs(u).argmax(axis=0), np.arange(rank)])
-            kept = self._bases[module] = (u * signs, vt * signs[:, None])
+            # With the signs that adapters are trained with.
+            kept = self._bases[module] = singular.leading(original, rank)
         return kept[0][:, :rank], kept[1][:rank]
 
 

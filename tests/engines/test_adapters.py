@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 from sa3_engines import adapters
 from sa3_engines.adapters import ActiveAdapter, Adapter, Merger
 from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
+from sa3_engines.quantise import Blocks
 
 Array = np.ndarray
 MODULE = "model.transformer.layers.3.self_attn.to_qkv"
@@ -199,3 +201,51 @@ def test_half_precision_files(tmp_path: Path):
 def test_a_rank_beyond_the_weight():
     with pytest.raises(InvalidRequest, match="rank 9"):
         Merger().weight(MODULE, weight(), [ActiveAdapter(adapter=make("lora-xs", rank=9))])
+
+
+# Processor time, on all weights that can be adapted of full-size `small`. Printed by
+# `pytest tests/engines/test_adapters.py -m slow`.
+
+
+@pytest.fixture(scope="module")
+def small() -> dict[str, Array]:
+    """Its transformer's weights by module, random."""
+    from torch import device, nn
+
+    from sa3_engines import models
+    from stable_audio_3 import checkpoint
+
+    with device("meta"):
+        dit = checkpoint.build(models.locate("random:small-music").config).dit
+    assert dit is not None
+    rng = np.random.default_rng(0)
+    shapes = {
+        n: (len(m.weight), m.weight[0].numel()) for n, m in dit.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d))
+    }
+    return {f"model.{name}": rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.parametrize("kind", adapters.TYPES)
+def test_small_is_merged_in_seconds(kind: str, small: dict[str, Array], benchmark: Any):
+    """The longest round is the first, the shortest another strength of the same adapter."""
+    made = {module: make(kind, *base.shape, rank=16).modules[MODULE] for module, base in small.items()}
+    adapter, strengths, merger = make(kind, rank=16, modules=made), iter((1.0, 0.5)), Merger()
+
+    def merge() -> None:
+        active = [ActiveAdapter(adapter=adapter, strength=next(strengths))]
+        for module, base in small.items():
+            assert merger.weight(module, base, active) is not None
+
+    benchmark.pedantic(merge, rounds=2)
+    assert benchmark.stats.stats.max < 100
+    assert benchmark.stats.stats.min < 30
+
+
+@pytest.mark.slow
+@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.parametrize("blocks", [Blocks(8, 128), Blocks(4, 32)], ids=str)
+def test_small_is_quantised_again_in_seconds(blocks: Blocks, small: dict[str, Array], benchmark: Any):
+    benchmark.pedantic(lambda: [blocks.store(base) for base in small.values()], rounds=2)
+    assert benchmark.stats.stats.min < 60
