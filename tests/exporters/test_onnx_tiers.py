@@ -207,12 +207,13 @@ def test_the_operator_reads_weights_as_they_are_written(tmp_path: Path, form: st
 # Adapters
 
 
-def test_adapters_on_quantised_weights(pair: Pair, golden: Path):
-    """A stack of two types, against the torch engine; what comes back when they are taken off is what was there."""
+@pytest.mark.parametrize("kinds", [*((kind,) for kind in adapters.TYPES), ("lora", "dora-rows")], ids="+".join)
+def test_adapters_on_quantised_weights(pair: Pair, golden: Path, kinds: tuple[str, ...]):
+    """Every type, and a stack of two, against the torch engine; what comes back without them is what was there."""
     reference, exported, tier = pair
     folder = golden / ("tiny-medium" if reference.config.dit and reference.config.dit.differential else "tiny-small")
-    loaded = [adapters.load(folder / "loras" / f"{name}.safetensors") for name in ("lora", "dora-rows")]
-    stack = [ActiveAdapter(adapter=one, strength=1.5) for one in loaded]
+    loaded = [adapters.load(folder / "loras" / f"{kind}.safetensors") for kind in kinds]
+    stack = [ActiveAdapter(adapter=one) for one in loaded]
     plain, quantised = velocity(reference, 2, 21), velocity(exported, 2, 21)
     for engine in (reference, exported):
         engine.set_adapters(stack)  # pyright: ignore[reportAttributeAccessIssue]

@@ -130,12 +130,14 @@ def test_every_graph_keeps_its_tiers_promise(pair: tuple[Engine, OpenVinoEngine]
         check(pair, *(run(engine, "decode", graphs.decode(c, z)) for engine in pair))
 
 
+@pytest.mark.parametrize("kind", adapters.TYPES)
 def test_adapters_keep_their_tiers_promise(
-    pair: tuple[Engine, OpenVinoEngine], golden: Path, reference: tuple[str, Engine]
+    pair: tuple[Engine, OpenVinoEngine], golden: Path, reference: tuple[str, Engine], kind: str
 ):
-    """A golden adapter, on the torch engine and here; then without it everything is as before."""
+    """A golden adapter of every type, on the torch engine and here; then without it everything is as before."""
     name, expected = reference
-    active = [ActiveAdapter(adapter=adapters.load(golden / name / "loras" / "dora-rows.safetensors"), strength=2.0)]
+    loaded = adapters.load(golden / name / "loras" / f"{kind}.safetensors")
+    active = [ActiveAdapter(adapter=loaded)]
     plain = [velocity(engine, 1, 13) for engine in pair]
     for engine in pair:
         engine.set_adapters(active)
