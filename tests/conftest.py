@@ -12,6 +12,7 @@ from hypothesis import settings
 
 # Two cores and tiny arrays: threads of numpy's own cost more than they save, and wait for torch's.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests import ONNX Runtime themselves
 
 from sa3_engines import models, selection
 from sa3_engines.engine import Options

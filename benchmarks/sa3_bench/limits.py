@@ -155,9 +155,11 @@ def _torch(
 
 def _onnx(threads: int | None, m: int, k: int, n: int) -> Callable[[], None]:
     import onnx
-    import onnxruntime
     from onnx import TensorProto, helper
 
+    from sa3_engines.onnx import runtime
+
+    onnxruntime = runtime()
     shapes = {"a": [m, k], "b": [k, n], "c": [m, n]}
     values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()}
     weight = helper.make_tensor("b", TensorProto.FLOAT, shapes["b"], np.ones(k * n, np.float32).tobytes(), raw=True)
@@ -166,10 +168,10 @@ def _onnx(threads: int | None, m: int, k: int, n: int) -> Callable[[], None]:
     )
     model: Any = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
-    options: Any = onnxruntime.SessionOptions()
+    options = onnxruntime.SessionOptions()
     if threads:
         options.intra_op_num_threads = threads
-    session: Any = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     a = np.ones((m, k), np.float32)
 
     def work() -> None:

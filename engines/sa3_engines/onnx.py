@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -24,6 +25,7 @@ from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, Sa3Error
 from sa3_engines.filling import Host, graph_of
+from sa3_engines.graphs import decode
 from sa3_engines.models import Source
 from sa3_engines.quantise import SCALE, Blocks
 from sa3_engines.tensors import TensorFile
@@ -46,7 +48,15 @@ _FIXES = {
     "directml": "on Windows, pip uninstall onnxruntime, then pip install onnxruntime-directml",
     "coreml": "on a Mac, pip install onnxruntime",
 }
-PRECISIONS = ("fp32",)
+HEAVY = re.compile("MatMul|Gemm|Conv|Attention|Softmax")  # operations that take time, by themselves or fused
+
+
+def runtime() -> Any:
+    """ONNX Runtime, told before it starts not to report to its makers what it runs, which it does unless told."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 class OnnxBackend:
@@ -73,9 +83,7 @@ class OnnxBackend:
         return [device for device, provider in PROVIDERS.items() if provider in available]
 
     def versions(self) -> Mapping[str, str]:
-        import onnxruntime
-
-        return {"onnxruntime": onnxruntime.__version__}
+        return {"onnxruntime": runtime().__version__}
 
     def open(self, source: Source, options: Options) -> OnnxEngine:
         for reason in (self.why_not(options.device), self.why_not_open(source)):
@@ -133,7 +141,7 @@ class OnnxEngine:
         self._sessions: dict[str, Opened] = {}
         self._values: dict[str, list[Any]] = {}  # adapted weights: sessions refer to them and do not keep them alive
         if self._device != "cpu":
-            self._session("decode")  # find out now whether the device really runs it
+            self._find_out()
         self.support = Support(
             backend="onnx",
             device=self._device,
@@ -183,9 +191,9 @@ class OnnxEngine:
         with tempfile.TemporaryDirectory() as folder:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / graph)
-            session = self._open(graph, options).session
+            session = self._kept(graph, options).session
             for _ in range(2):  # the first is not warm
-                session.run(None, feeds)
+                self._call(graph, session, None, feeds)
             events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         last = max(event["ts"] for event in events if event["name"] == "model_run")
         return [
@@ -194,16 +202,27 @@ class OnnxEngine:
             if event["name"].endswith("_kernel_time") and event["ts"] >= last
         ]
 
+    def _find_out(self) -> None:
+        """Whether the device really runs a graph: what a provider does not take goes to the CPU without a word."""
+        provider = PROVIDERS[_kind(self._device)]
+        latents = np.zeros((1, self.config.autoencoder.latent_channels, 1), np.float32)
+        ran = self.profile("decode", decode(self.config, latents))
+        left = {one.operation for one in ran if HEAVY.search(one.operation) and one.kernel == PROVIDERS["cpu"]}
+        if left:
+            names = ", ".join(sorted(left))
+            raise BackendUnavailable(f"device {self._device}: {provider} left {names} to the CPU; choose device cpu")
+
     def _run(self, graph: str, feeds: Inputs) -> Outputs:
-        if graph not in self._graphs:
-            raise Sa3Error(f"this model has no graph {graph!r}")
         session, pages = self._session(graph)
         names = [output.name for output in session.get_outputs()]
         # The step's weights are read many times a request, and are packed.
         returning = contextlib.nullcontext() if graph == "step" else pages.returning()
+        with returning:
+            return dict(zip(names, self._call(graph, session, names, feeds, self._how(graph)), strict=True))
+
+    def _call(self, graph: str, session: Any, names: list[str] | None, feeds: Inputs, how: Any = None) -> list[Any]:
         try:
-            with returning:
-                return dict(zip(names, session.run(names, feeds, self._how(graph)), strict=True))
+            return session.run(names, feeds, how)
         except (*_failures(), ValueError) as e:
             raise Sa3Error(f"ONNX Runtime failed in {graph} on {self._device}: {e}") from e
 
@@ -211,32 +230,32 @@ class OnnxEngine:
         """With the first graph of a clip goes what the clip before left of other sizes; see _share_arena."""
         if graph != "text" or not self._shares_arena:
             return None
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
+        options = runtime().RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return options
 
     def _session(self, graph: str) -> Opened:
-        if graph not in self._sessions:
-            if self._low_memory:
-                self._sessions.clear()
-                mapped.trim()
-            self._sessions[graph] = self._open(graph, self._options(graph))
+        return self._sessions.get(graph) or self._kept(graph, self._options(graph))
+
+    def _kept(self, graph: str, options: Any) -> Opened:
+        if self._low_memory:
+            self._sessions.clear()
+            mapped.trim()
+        self._sessions[graph] = self._open(graph, options)
         return self._sessions[graph]
 
     def _open(self, graph: str, options: Any) -> Opened:
-        import onnxruntime
-
+        if graph not in self._graphs:
+            raise Sa3Error(f"this model has no graph {graph!r}")
         path, provider = self._graphs[graph], PROVIDERS[_kind(self._device)]
         if provider not in _available():
             raise BackendUnavailable(f"ONNX Runtime has no {provider} here; {_FIXES[_kind(self._device)]}")
         settings = _settings(self._device)
         try:
             with mapped.claimed(path.parent) as pages:
-                session = onnxruntime.InferenceSession(path, options, providers=[(provider, settings)])
+                session = runtime().InferenceSession(path, options, providers=[(provider, settings)])
         except _failures() as e:
-            raise BundleError(f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__}: {e}") from e
+            raise BundleError(f"{path} cannot be opened by ONNX Runtime {runtime().__version__}: {e}") from e
         # A provider that fails to start is replaced by the CPU without an error.
         used = session.get_providers()[0]
         if used != provider:
@@ -246,9 +265,7 @@ class OnnxEngine:
         return Opened(session, pages)
 
     def _options(self, graph: str) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
+        options = runtime().SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
         # A plan of a run's memory is a second block of all of it, beside what the run before left behind.
@@ -278,27 +295,25 @@ class OnnxEngine:
         """A changed weight as the graph takes it. Quantised again where it was: the kept original plus the change is
         no further from what it stands for than the original was.
         """
-        from onnxruntime import OrtValue
-
         file = self._small.get(graph)
         if file is None or key not in file.tensors:
             return {key: self._value(key, weight)}
         levels, scale = Blocks.parse(file.metadata[key]).store(weight)
-        return {key: OrtValue.ortvalue_from_numpy(levels), key + SCALE: OrtValue.ortvalue_from_numpy(scale)}
+        value = runtime().OrtValue.ortvalue_from_numpy
+        return {key: value(levels), key + SCALE: value(scale)}
 
     def _value(self, key: str, array: Array) -> Any:
         """In the type the graph declares, which is the file's: adapted half-precision weights are rounded once more."""
-        from onnxruntime import OrtValue
-
+        values = runtime().OrtValue
         match self._host.weights.tensors[key].dtype:
             case "F16":
-                return OrtValue.ortvalue_from_numpy(array.astype(np.float16))
+                return values.ortvalue_from_numpy(array.astype(np.float16))
             case "BF16":
                 bits = array.view(np.uint32)
                 rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-                return OrtValue.ortvalue_from_numpy_with_onnx_type(rounded.astype(np.uint16), 16)
+                return values.ortvalue_from_numpy_with_onnx_type(rounded.astype(np.uint16), 16)
             case _:
-                return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+                return values.ortvalue_from_numpy(np.ascontiguousarray(array))
 
 
 def _kind(device: str) -> str:
@@ -319,10 +334,8 @@ def _load_cuda() -> None:
     """Once per process: CUDA's libraries out of their Python packages, where ONNX Runtime does not look by itself. What
     is missing it prints; a provider that then does not start is an error of its own.
     """
-    import onnxruntime
-
     with contextlib.redirect_stdout(io.StringIO()):
-        onnxruntime.preload_dlls()
+        runtime().preload_dlls()
 
 
 def _index(device: str) -> int:
@@ -335,16 +348,13 @@ def _index(device: str) -> int:
 @cache
 def _share_arena() -> None:
     """Once per process. It grows by what is asked for, where the usual one doubles."""
-    import onnxruntime as ort
-
+    ort = runtime()
     where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(where, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def _available() -> list[str]:
-    import onnxruntime
-
-    return onnxruntime.get_available_providers()
+    return runtime().get_available_providers()
 
 
 def _cores() -> int:
@@ -354,9 +364,7 @@ def _cores() -> int:
 
 def _failures() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises: one class per status code, with no common parent of their own."""
-    from onnxruntime import capi
-
-    state: Any = capi.onnxruntime_pybind11_state  # pyright: ignore[reportAttributeAccessIssue]
+    state = runtime().capi.onnxruntime_pybind11_state
     found = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
     return (*found, RuntimeError)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,14 @@ assert audio.shape == (1, 2, 4 * 4096) and np.isfinite(audio).all()
     assert done.returncode == 0, done.stderr
 
 
+def test_it_reports_nothing_to_the_makers_of_onnx_runtime(tmp_path: Path):
+    """Which begins with a name for this machine in the user's cache folder."""
+    told = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    code = "from sa3_engines.onnx import BACKEND; BACKEND.versions()"
+    subprocess.run([sys.executable, "-c", code], env=told | {"XDG_CACHE_HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.iterdir())
+
+
 # Refusals
 
 
@@ -178,6 +187,13 @@ def test_a_provider_that_does_not_start(monkeypatch: pytest.MonkeyPatch):
         selection.open_engine(models.locate("nano"), "onnx", Options(device="cuda"))
     with pytest.raises(InvalidRequest, match="a number"):
         selection.open_engine(models.locate("nano"), "onnx", Options(device="cuda:first"))
+
+
+def test_a_provider_that_takes_nothing(monkeypatch: pytest.MonkeyPatch):
+    """ONNX Runtime then runs everything on the CPU, as with Azure's provider, which every package has."""
+    monkeypatch.setitem(onnx.PROVIDERS, "coreml", "AzureExecutionProvider")
+    with pytest.raises(BackendUnavailable, match=r"coreml: AzureExecutionProvider left Conv, .*MatMul.* to the CPU"):
+        selection.open_engine(models.locate("nano"), "onnx", Options(device="coreml"))
 
 
 def test_a_precision_the_bundle_does_not_have():
