@@ -8,6 +8,7 @@ Array = np.ndarray
 TOLERANCE = 1e-7  # the largest angle between a vector and the true one: the last digit of fp32
 _SPARE = 32  # directions that are followed beyond those asked for: the more, the sooner those are found
 _MOST_ROUNDS, _MOST_DEGREE = 40, 8
+_LEAST_GAP = 1e-12  # beside the largest eigenvalue: what rounding leaves of smaller ones proves nothing
 _MOST_GROWTH = 30.0  # as a power of e: what still leaves digits to the directions that grow least
 
 
@@ -59,7 +60,7 @@ def _eigenvectors(square: Array, count: int) -> tuple[Array, Array] | None:
         vectors, products = vectors @ turn, products @ turn
         gaps = values[:count] - values[1 : count + 1]
         gaps[1:] = np.minimum(gaps[1:], gaps[:-1].copy())
-        if values[-1] <= 0 or gaps.min() <= 0:
+        if values[-1] <= 0 or gaps.min() <= _LEAST_GAP * values[0]:
             return None
         angle = (np.linalg.norm(products - vectors * values, axis=0)[:count] / gaps).max()
         if angle <= TOLERANCE:
