@@ -188,7 +188,7 @@ def _model(one: Command, *, adapters: bool = False) -> None:
     group.add_argument("--model", help="a name (see `sa3 models`), a folder, OWNER/REPOSITORY or random:NAME (nano)")
     group.add_argument("--revision", metavar="REV", help="of a repository: branch, tag or commit (main)")
     group.add_argument("--backend", metavar="NAME", help="auto, or one that `sa3 doctor` lists (auto)")
-    group.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    group.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, directml, coreml (auto)")
     precision = group.add_mutually_exclusive_group()
     precision.add_argument(
         "--precision",
