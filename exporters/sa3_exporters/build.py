@@ -1,44 +1,32 @@
 """From a model to a bundle: weights placed, graphs converted for every tier, each compared with the torch engine, then
-published.
-
-Everything happens in a folder beside the target, which is renamed when it is complete: nobody ever sees half a bundle.
-Exporting into the checkpoint's own folder only adds graphs. Two exports to one folder wait for each other.
+published. Where nothing that decides about a bundle has changed, what is there stays.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import json
 import math
-import secrets
-import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 
-import stable_audio_3.networks
-from sa3_engines import bundle, config, graphs, models, processor, tables, tiers
+from sa3_engines import bundle, config, graphs, likeness, models, processor, tables, tiers
 from sa3_engines.bundle import Bundle, Graph, Origin, Profile
 from sa3_engines.engine import CODEC, GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import CONFIG, MANIFEST, Source
-from sa3_exporters import onnx, parity, placing, targets
+from sa3_exporters import parity, placing, provenance, publishing, targets
 from sa3_exporters.parity import Gate, Parity
 from sa3_exporters.targets import Target, Tier, Work
 from sa3_exporters.watch import Watch
 from stable_audio_3 import checkpoint
 from stable_audio_3.engine import BACKEND as TORCH
 
-TOOLS = ("sa3-runtime", "torch")
 USUAL_SECONDS = 30.0
 DEFAULT_TIERS = (tiers.EXACT, tiers.HIGH, tiers.FAST)
 RUNS = 3  # of each graph when its speed is taken, after one to warm up
@@ -140,87 +128,46 @@ def _check_in_place(source: Source) -> None:
 
 
 def is_current(recipe: Recipe) -> bool:
-    """By what went in, never because a file exists."""
+    """By what went in and what judged it, never because a file exists."""
     try:
         found = bundle.read(recipe.out)
     except BundleError:
         return False
-    made = (found.target, found.recipe, found.source.digest)
-    return made == (recipe.target, code_digest(recipe), placing.digest(recipe.source))
+    made = (found.target, found.recipe, found.built_with)
+    # What is cheap to compare comes first: weights are hashed whole.
+    unchanged = made == (recipe.target, _digest(recipe), _tools(recipe))
+    return unchanged and found.source.digest == placing.digest(recipe.source)
 
 
-def code_digest(recipe: Recipe) -> str:
-    """Of the code that decides what is in a graph, and of what was chosen."""
+def _digest(recipe: Recipe) -> str:
+    """Of the code that decides what is in a graph and whether it may be published, and of what was chosen."""
     target = targets.load(recipe.target)
     offered = [tier if isinstance(tier, str) else repr(tier) for tier in target.tiers(recipe.islands).values()]
-    choices = json.dumps([recipe.precision, recipe.graphs, str(recipe.profile), offered])
-    return _code(target.sources, choices)
+    choices = json.dumps([recipe.precision, recipe.graphs, repr(recipe.profile), offered])
+    judges = (Path(str(module.__file__)) for module in (parity, likeness, tiers, graphs, tables))
+    return provenance.digest([*target.sources, Path(__file__), *judges], choices)
 
 
-def tracing_digest() -> str:
-    """Of the code that decides what an exact ONNX graph is."""
-    return _code([Path(onnx.__file__)])
+def _tools(recipe: Recipe) -> dict[str, str]:
+    return provenance.versions((*provenance.TOOLS, *targets.load(recipe.target).tools))
 
 
-def _code(sources: Sequence[Path], choices: str = "") -> str:
-    networks = Path(stable_audio_3.networks.__path__[0])
-    paths = [*sources, *sorted(networks.glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths) + choices.encode()).hexdigest()[:16]
-
-
-def _known(recipe: Recipe, watch: Watch) -> dict[str, Path]:
-    """Exact graphs that another bundle of the model holds: of these weights, and as this code would trace them."""
-    source = recipe.source
-    usual = (models.bundle_folder(source.name, target) for target in models.TARGETS)
-    for folder in dict.fromkeys((source.folder, recipe.out, *usual)):
-        if folder is None or not (folder / MANIFEST).is_file():
-            continue
-        with contextlib.suppress(BundleError):
-            found = bundle.load(folder)
-            # What is cheap to compare comes first: weights are hashed whole.
-            if found.traced != tracing_digest() or found.source.digest != placing.digest(source):
-                continue
-            exact = bundle.read(folder).tiers.get(tiers.EXACT)
-            known = {name: folder / graph.file for name, graph in exact.graphs.items()} if exact else {}
-            if known and all(path.suffix == ".onnx" for path in known.values()):
-                watch.note(f"exact graphs are those of {folder}; --force traces them again")
-                return known
-    return {}
-
-
-@contextlib.contextmanager
-def only_one(recipe: Recipe, watch: Watch) -> Generator[None]:
-    """Holds the folder for this process. Another's export is waited for: what it makes may be what is wanted."""
-    path = recipe.out.parent / f".{recipe.out.name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            watch.note(f"waiting for another export to {recipe.out}")
-            lock.acquire()
-    except OSError as e:
-        raise OutputError(f"cannot write {recipe.out}: {e.strerror or e}") from e
-    try:
-        yield
-    finally:
-        lock.release()
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def build(recipe: Recipe, watch: Watch | None = None, *, force: bool = False) -> Built:
-    """force: nothing that an earlier export made is used."""
+def build(recipe: Recipe, watch: Watch | None = None, *, force: bool = False) -> Built | None:
+    """None where what is there already is current. force: nothing that an earlier export made is used."""
     watch = watch or Watch()
+    with publishing.only_one(recipe.out, watch):
+        return None if not force and is_current(recipe) else _build(recipe, watch, force=force)
+
+
+def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
     target, wanted = plan(recipe, watch)
-    with _staging(recipe.out) as folder:
+    with publishing.staging(recipe.out) as folder:
         steps = _Steps(watch, 3 + len(recipe.graphs) * len(wanted) * 2)
         steps.next(f"placing weights of {recipe.source.name}")
         placing.place(recipe.source, folder)
         staged = models.from_folder(folder, name=recipe.source.name)
         seconds: dict[tuple[str, str], float] = {}
-        known = {} if force else _known(recipe, watch)
+        known = {} if force else provenance.known(recipe.source, recipe.out, watch)
         made = _make(recipe, target, wanted, staged, known, steps, seconds)
         steps.next("hashing")
         found = Bundle(
@@ -236,15 +183,15 @@ def build(recipe: Recipe, watch: Watch | None = None, *, force: bool = False) ->
                 revision=recipe.source.revision,
                 digest=placing.digest(recipe.source),
             ),
-            built_with={name: _version(name) for name in (*TOOLS, *target.tools)},
+            built_with=_tools(recipe),
             tiers=made,
             files=bundle.describe(folder, _names(folder)),
             licence=placing.licence(recipe.source),
-            recipe=code_digest(recipe),
-            traced=tracing_digest(),
+            recipe=_digest(recipe),
+            traced=provenance.traced(),
         )
         bundle.write(folder, found)
-        _publish(recipe, folder, found)
+        publishing.publish(folder, recipe.out, found, in_place=recipe.in_place)
     return Built(bundle.read(recipe.out), seconds)
 
 
@@ -263,29 +210,9 @@ def _names(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def _sampling(source: Source) -> dict[str, Any]:
     diffusion = source.config.raw.get("model", {}).get("diffusion", {}) if source.config.dit is not None else {}
     return {name: diffusion[name] for name in SAMPLING if name in diffusion}
-
-
-@contextlib.contextmanager
-def _staging(out: Path) -> Generator[Path]:
-    folder = out.parent / f".{out.name}.{secrets.token_hex(4)}.part"
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-    except OSError as e:
-        reason = "the disk is full" if e.errno == errno.ENOSPC else e.strerror or str(e)
-        raise OutputError(f"cannot write {out}: {reason}") from e
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make(
@@ -461,57 +388,3 @@ def _usual(graph: str, engine: Engine, seconds: float) -> Mapping[str, Any]:
         audio = draw.standard_normal((1, c.autoencoder.channels, count * c.ratio), np.float32)
         return graphs.encode(c, 0.1 * audio)
     return graphs.decode(c, draw.standard_normal((1, c.autoencoder.latent_channels, count), np.float32))
-
-
-def _publish(recipe: Recipe, folder: Path, found: Bundle) -> None:
-    if recipe.in_place:
-        # The manifest goes first and comes last: between the two the folder is a checkpoint and no bundle.
-        (recipe.out / MANIFEST).unlink(missing_ok=True)
-        for name in _own(found):
-            (folder / name).replace(recipe.out / name)
-        (folder / MANIFEST).replace(recipe.out / MANIFEST)
-        return
-    replaced = folder.with_suffix(".old")
-    if recipe.out.exists():
-        recipe.out.rename(replaced)
-    try:
-        folder.rename(recipe.out)
-    except BaseException:
-        if replaced.exists():
-            replaced.rename(recipe.out)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _own(found: Bundle) -> Iterator[str]:
-    """The files that an export made, as against those of the checkpoint."""
-    yield from dict.fromkeys(
-        file for tier in found.tiers.values() for graph in tier.graphs.values() for file in graph.files
-    )
-
-
-def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str]:
-    """What `build` would do, in lines."""
-    source = recipe.source
-    lines = [f"model      {source.name}" + (f" ({source.repo}@{source.revision})" if source.repo else "")]
-    lines.append(f"target     {recipe.target}: {', '.join(recipe.graphs)}")
-    numbers = _parameters(recipe)
-    for tier in wanted:
-        needs = f", on processors with {', '.join(tier.instructions)}" if tier.instructions else ""
-        size = numbers * {"fp32": 0, "bf16": 2, "fp16": 2, "int8": 1.03, "int4": 0.56}[tier.type]
-        about = f", about {size / 1e6:,.0f} MB" if size else ", weights as in the checkpoint"
-        lines.append(f"precision  {tier.name}: {tier.type}{about}{needs}")
-    lines.append(f"durations  {recipe.profile}")
-    lines.append(f"for        {processor.described()}")
-    lines.append(f"folder     {recipe.out}" + (" (in place: graphs and manifest are added)" if recipe.in_place else ""))
-    if source.seed is not None:
-        lines.append(f"weights    random, of seed {source.seed}, written into the folder, about {4 * numbers:,} bytes")
-    elif not recipe.in_place:
-        lines += [f"file       {name}, {path.stat().st_size:,} bytes" for name, path in models.files(source).items()]
-    return lines
-
-
-def _parameters(recipe: Recipe) -> int:
-    with torch.device("meta"):
-        networks = checkpoint.build(recipe.source.config)
-    return sum(tensor.numel() for _, part in networks.parts() for tensor in part.state_dict().values())

@@ -97,22 +97,18 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace, recipe: Recipe, watch: Drawn) -> int:
-    from sa3_exporters import build, push
+    from sa3_exporters import build, forecast, push
 
+    current = f"{recipe.out} is already current; --force exports it again"
     build.check_target(recipe)
     if args.dry_run:
-        print("\n".join(build.describe(recipe, *build.plan(recipe, watch))))
+        print("\n".join(forecast.describe(recipe, *build.plan(recipe, watch))))
         if build.is_current(recipe):
-            print(f"{recipe.out} is already current; --force exports it again")
+            print(current)
         return 0
-    with build.only_one(recipe, watch):
-        if not args.force and build.is_current(recipe):
-            print(f"{recipe.out} is already current; --force exports it again")
-        else:
-            built = build.build(recipe, watch, force=args.force)
-            watch.close()
-            print(table(built))
-            print(f"{recipe.out}  {built.bundle.id}")
+    built = build.build(recipe, watch, force=args.force)
+    watch.close()
+    print(current if built is None else f"{table(built)}\n{recipe.out}  {built.bundle.id}")
     if args.push:
         print(f"uploaded to {push.push(recipe.out, args.push, private=args.private, tell=watch.note)}")
     return 0

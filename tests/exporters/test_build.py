@@ -1,8 +1,7 @@
-"""Recipes before anything is converted: what will be made, what is refused, and who goes first."""
+"""Recipes before anything is converted: what will be made, and what is refused."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +64,6 @@ def test_fast_is_left_out_where_it_is_not_faster():
     assert build._why_no_faster({"fast": made["fast"]}) is None
 
 
-def test_nanos_graphs_need_no_tracing():
-    """Whoever exports it for another engine waits for seconds."""
-    watch, one = Noted(), Recipe(source=models.locate("nano"), out=Path("nowhere"))
-    assert set(build._known(one, watch)) == set(one.graphs)
-    assert watch.notes == [f"exact graphs are those of {models.HERE / 'nano'}; --force traces them again"]
-
-
 def test_profiles_go_up_and_stay_within_the_model(tmp_path: Path):
     assert recipe(tmp_path).profile is not None
     for low, usual, high in ((5, 3, 10), (-1, 2, 3), (1, 5, 4)):
@@ -89,29 +81,6 @@ def test_some_of_the_graphs(tmp_path: Path):
         recipe(tmp_path, graphs=("step",))
 
 
-def test_two_exports_to_one_folder_take_turns(tmp_path: Path):
-    one, watch, order = recipe(tmp_path), Noted(), list[str]()
-    begun = threading.Event()
-
-    def second() -> None:
-        begun.set()
-        with build.only_one(one, watch):
-            order.append("second")
-
-    with build.only_one(one, Noted()):
-        other = threading.Thread(target=second)
-        other.start()
-        begun.wait(10)
-        for _ in range(200):
-            if watch.notes:
-                break
-            threading.Event().wait(0.05)
-        order.append("first")
-    other.join(30)
-    assert order == ["first", "second"]
-    assert watch.notes == [f"waiting for another export to {one.out}"]
-
-
 def test_the_command_refuses_before_it_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = ("--model", "nano", "--target", "onnx", "--out", str(tmp_path / "out"))
     assert cli.main([*out, "--private"]) == 2
@@ -120,14 +89,4 @@ def test_the_command_refuses_before_it_works(tmp_path: Path, capsys: pytest.Capt
     assert "was made for" in capsys.readouterr().err
     assert cli.main([*out, "--islands", str(tmp_path / "none.json")]) in (2, 3)
     assert "none.json" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_dry_run_says_what_how_large_and_for_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    out = ("--model", "nano", "--target", "onnx", "--out", str(tmp_path / "out"))
-    assert cli.main([*out, "--precision", "exact,compact", "--max-seconds", "10", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "precision  exact: fp32, weights as in the checkpoint" in said
-    assert "precision  compact: int4, about" in said and "MB" in said
-    assert "durations  0 to 10 s" in said and "cores" in said
     assert not list(tmp_path.iterdir())
