@@ -330,7 +330,12 @@ def _compared(
 ) -> Parity:
     engine = target.open(work, tier, {name: made[0] for name, made in files.items()})
     try:
-        return gate.compare(graph, engine, tier.name)
+        found = gate.compare(graph, engine, tier.name)
+        if graph != "decode" or "encode" not in files:
+            return found
+        both = gate.compare("round trip", engine, tier.name)
+        more = {"snr_db": both.snr_db, **both.more}
+        return replace(found, more={**found.more, **{f"round_trip_{name}": value for name, value in more.items()}})
     finally:
         engine.close()
 

@@ -2,7 +2,8 @@
 
 The sizes tried would show a length baked in by mistake: the shortest and the longest of the profile, odd ones, one item
 and two, with and without inpainting, padding masked both ways. Every comparison is of one call of one graph, so errors
-do not add up as they do over the steps of a sampler. The codec hears music, never noise.
+do not add up as they do over the steps of a sampler; but for the round trip through both halves of the codec. The
+codec hears music, never noise, and a step is given latents of music under noise, as a sampler would have them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ LARGEST_ERROR = {EXACT: 1e-3}  # relative to the largest value; other tiers are 
 SEED = 20260529
 PADDING_SECONDS = 6.0  # what the pipeline makes beyond the duration
 LONGEST_CODED = 256  # latents: longer sounds are coded in windows
+PIECE = 64  # latents of music that steps are given, and that go the round trip through the codec
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Gate:
         self._expected: dict[str, list[tuple[Case, Mapping[str, Array]]]] = {}
 
     def compare(self, graph: str, candidate: Engine, tier: str = EXACT) -> Parity:
-        """Raises ParityError where they differ by more than the tier promises."""
+        """Raises ParityError where they differ by more than the tier promises. "round trip" stands for a graph that
+        encodes and then decodes.
+        """
         floor, limit = FLOORS[tier], LARGEST_ERROR.get(tier, math.inf)
         worst = Parity(cosine=1.0, snr_db=200.0, relative_error=0.0, sizes=(), more={})
         for case, expected in self._asked(graph):
@@ -95,7 +99,7 @@ def _more(graph: str, expected: Mapping[str, Array], got: Mapping[str, Array]) -
                 "latent_mean_shift": abs(float(b.mean() - a.mean())) / spread,
                 "latent_spread_change": abs(float(b.std()) / spread - 1),
             }
-        case "decode":
+        case "decode" | "round trip":
             return {"spectral_db": likeness.spectral_db(expected["audio"], got["audio"])}
         case "step":
             return {"velocity_spread_change": abs(float(got["velocity"].std() / expected["velocity"].std()) - 1)}
@@ -125,11 +129,17 @@ def _worse(a: Parity, b: Parity) -> Parity:
 
 
 def _outputs(graph: str, engine: Engine, case: Case) -> Mapping[str, Array]:
-    if graph == "step":
-        assert case.step is not None
-        return engine.run("step", engine.run("prepare", case.inputs) | case.step)
-    out = engine.run(graph, case.inputs)
-    return _prepared(out) if graph == "prepare" else out
+    match graph:
+        case "prepare":
+            return _prepared(engine.run("prepare", case.inputs))
+        case "step":
+            assert case.step is not None
+            return engine.run("step", engine.run("prepare", case.inputs) | case.step)
+        case "round trip":
+            latents = np.asarray(engine.run("encode", case.inputs)["latents"], np.float32)
+            return engine.run("decode", graphs.decode(engine.config, latents))
+        case _:
+            return engine.run(graph, case.inputs)
 
 
 def _prepared(out: Mapping[str, Any]) -> Mapping[str, Array]:
@@ -147,6 +157,11 @@ def cases(graph: str, reference: Engine, profile: Profile) -> Iterator[Case]:
             yield from _text(reference.config, draw)
         case "prepare" | "step":
             yield from _dit(reference, draw, profile, steps=graph == "step")
+        case "round trip":
+            latents = _filled(reference.config, PIECE)
+            yield Case(
+                f"batch 1, latents {latents}", graphs.encode(reference.config, _music(reference.config, 1, latents))
+            )
         case _:
             yield from _half(graph, reference, profile)
 
@@ -171,10 +186,11 @@ def _text(config: ModelConfig, draw: np.random.Generator) -> Iterator[Case]:
 
 
 def _dit(reference: Engine, draw: np.random.Generator, profile: Profile, *, steps: bool) -> Iterator[Case]:
-    """Noise levels from 1 to nearly 0; contexts are what the text encoder says."""
+    """Music under noise, from all noise to nearly none; contexts are what the text encoder says."""
     config = reference.config
     assert config.dit is not None
     dit = config.dit
+    piece = _latents(reference, 2, PIECE)
     shortest, longest = (frames(config, s) for s in (profile.min_seconds - PADDING_SECONDS, profile.max_seconds))
     sizes = [
         (1, shortest, 2, False, None, 1.0),
@@ -182,11 +198,11 @@ def _dit(reference: Engine, draw: np.random.Generator, profile: Profile, *, step
         (1, 13, 5, True, None, 0.273885),
         (2, 24, 9, True, "exclude", 0.512497),
         (2, 37, 3, False, "gate", 0.01),
+        (1, longest, 12, not steps, None, 0.9),  # no length reaches `prepare` but with what is inpainted
     ]
-    if steps:
-        sizes.append((1, longest, 12, False, None, 0.9))
     for batch, count, context, inpaint, masks, t in sizes:
-        local = _local(config, draw, batch, count) if inpaint else None
+        latents = piece[:batch, :, np.arange(count) % PIECE]  # it begins again where that is too short
+        local = _local(latents) if inpaint else None
         inputs = graphs.prepare(
             config,
             count,
@@ -198,8 +214,8 @@ def _dit(reference: Engine, draw: np.random.Generator, profile: Profile, *, step
             valid = np.arange(count) < np.array([[count], [count - count // 3]])
             inputs |= graphs.padding_masks(config, valid, exclude=masks == "exclude")
             inputs["context_bias"] = np.log(draw.uniform(0.5, 200, (batch, context))).astype(np.float32)
-        x, levels = _normal(draw, batch, dit.channels, count), np.full(batch, t, np.float32)
-        step: Outputs = {"x": x, "timestep": tables.timestep_features(levels, dit)}
+        x = np.float32(1 - t) * latents + np.float32(t) * _normal(draw, *latents.shape)
+        step: Outputs = {"x": x, "timestep": tables.timestep_features(np.full(batch, t, np.float32), dit)}
         kind = "inpainting" if inpaint else "text only"
         yield Case(f"batch {batch}, frames {count}, context {context}, {kind}, t {t:g}", inputs, step)
 
@@ -214,11 +230,11 @@ def _context(reference: Engine, draw: np.random.Generator, batch: int, count: in
     return np.asarray(said["hidden"], np.float32)
 
 
-def _local(config: ModelConfig, draw: np.random.Generator, batch: int, count: int) -> Array:
-    assert config.dit is not None
+def _local(latents: Array) -> Array:
+    """The first half is there, the second is to be made."""
+    batch, _, count = latents.shape
     mask = (np.arange(count) < count // 2).astype(np.float32)
-    latents = _normal(draw, batch, config.dit.channels, count) * mask
-    return np.concatenate((np.broadcast_to(mask, (batch, 1, count)), latents), axis=1)
+    return np.concatenate((np.broadcast_to(mask, (batch, 1, count)), latents * mask), axis=1)
 
 
 def _half(graph: str, reference: Engine, profile: Profile) -> Iterator[Case]:
@@ -241,6 +257,12 @@ def _half(graph: str, reference: Engine, profile: Profile) -> Iterator[Case]:
             yield Case(f"batch {batch}, latents {short}", graphs.decode(config, z, noise))
 
 
+def _filled(config: ModelConfig, latents: int) -> int:
+    """So many that the encoder gives them in whole chunks."""
+    multiple = config.autoencoder.encoder.latents_multiple
+    return -(-latents // multiple) * multiple
+
+
 def _music(config: ModelConfig, batch: int, latents: int) -> Array:
     """(batch, channels, samples); every item begins elsewhere in the piece."""
     samples, channels = latents * config.ratio, config.autoencoder.channels
@@ -252,7 +274,5 @@ def _music(config: ModelConfig, batch: int, latents: int) -> Array:
 def _latents(reference: Engine, batch: int, latents: int) -> Array:
     """Of music, so that decoding them is a round trip."""
     config = reference.config
-    multiple = config.autoencoder.encoder.latents_multiple
-    whole = -(-latents // multiple) * multiple
-    out = reference.run("encode", graphs.encode(config, _music(config, batch, whole)))
+    out = reference.run("encode", graphs.encode(config, _music(config, batch, _filled(config, latents))))
     return np.ascontiguousarray(np.asarray(out["latents"], np.float32)[:, :, :latents])

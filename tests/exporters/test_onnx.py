@@ -131,6 +131,7 @@ def test_the_manifest_says_what_was_compared(bundles: Mapping[str, Path], name: 
         assert 1 > fast.cosine >= FLOORS["fast"] and fast.snr_db < exact.snr_db
         assert any("batch 2" in size for size in exact.sizes) and exact.sizes == fast.sizes
         assert all(tier.seconds[graph] > 0 for tier in found.tiers.values())
+    assert found.tiers["exact"].graphs["decode"].more["round_trip_snr_db"] > 100
     assert {"torch", "onnx", "onnxruntime", "onnxscript", "sa3-runtime"} <= set(found.built_with)
     assert "t5gemma-b-b-ul2/model.safetensors" in found.files
 
