@@ -23,6 +23,7 @@ from sa3_engines.models import CONFIG, MANIFEST, WEIGHTS, Source
 
 SCHEMA = 2
 STEPS = 8  # of a usual clip
+HALF = (tiers.HIGH, "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,7 @@ def opened(source: Source, backend: str, precision: str, memory: str = "normal")
         name = min(runnable, key=lambda name: tiers.BITS[runnable[name].type], default=None)
         if name is not None:
             return folder, found, name, runnable[name]
-    return folder, found, *choose(found, precision, have)
+    return folder, found, *choose(found, precision, have, _asked(source))
 
 
 def expected_seconds(source: Source, backend: str, precision: str) -> float:
@@ -219,9 +220,9 @@ def expected_seconds(source: Source, backend: str, precision: str) -> float:
     return tier.clip_seconds if found.measured_on == processor.described() else math.inf
 
 
-def choose(found: Bundle, precision: str, have: Collection[str]) -> tuple[str, Tier]:
+def choose(found: Bundle, precision: str, have: Collection[str], model: str = "") -> tuple[str, Tier]:
     """The tier that was asked for, by its name or its number type; for `auto` the fastest that keeps what `high`
-    promises. `have` is what the processor can do.
+    promises. `have` is what the processor can do; `model` what a user would write for the bundle's model.
     """
     asked = tiers.ask(precision)
     holds = ", ".join(f"{name} ({tier.type})" for name, tier in found.tiers.items())
@@ -232,10 +233,13 @@ def choose(found: Bundle, precision: str, have: Collection[str]) -> tuple[str, T
             "--precision"
         )
     if not fitting:
+        target, wanted = found.target, ",".join([*found.tiers, precision])
+        if target == "onnx" and precision in HALF:
+            target, wanted = "openvino", precision  # ONNX Runtime has no half precision on processors
         raise BackendUnavailable(
             f"the {found.target} bundle of {found.model} has no precision {precision!r}, only {holds}; "
-            f"run: sa3-export --model {found.source.repo or found.model} --target {found.target} "
-            f"--precision {','.join([*found.tiers, precision])}"
+            f"run: sa3-export --model {model or found.source.repo or found.model} --target {target} "
+            f"--precision {wanted}"
         )
     runnable = {name: tier for name, tier in fitting.items() if set(tier.instructions) <= set(have)}
     if not runnable:

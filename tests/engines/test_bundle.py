@@ -189,6 +189,19 @@ def test_a_tier_that_cannot_be_had(folder: Path):
         bundle.choose(found, "best", HAVE)
 
 
+def test_what_to_export_can_be_exported(folder: Path):
+    """By the target that makes it, from a model that is found."""
+    source = models.Source(name="my model", config=models.released_config("nano"), folder=folder, bundles=(folder,))
+    with pytest.raises(BackendUnavailable) as raised:
+        bundle.opened(source, bundle.load(folder).backends[0], "compact")
+    assert f"--model {folder} --target" in str(raised.value)
+    found = bundle.load(folder)
+    exact = replace(found, target="onnx", tiers={"exact": found.tiers["exact"]})
+    for asked in ("high", "bf16", "fp16"):
+        with pytest.raises(BackendUnavailable, match=rf"--model small --target openvino --precision {asked}$"):
+            bundle.choose(exact, asked, HAVE, "small")
+
+
 def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     path = folder / "manifest.json"
     raw = json.loads(path.read_text())
