@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sa3_engines.quantise import SCALE, grouped, int4, int8
+from sa3_engines.quantise import SCALE, dequantise, grouped, int4, int8
 
 if TYPE_CHECKING:
     from openvino import Model, Node, Tensor
@@ -38,6 +38,21 @@ def numbers(weight: Array, kind: str) -> dict[str, Tensor]:
             return {"": Tensor(_halves(whole), list(whole.shape), Type.i4), SCALE: Tensor(scale[..., None])}
         case _:
             return {"": Tensor(np.ascontiguousarray(weight, np.float32))}
+
+
+def rounded(weight: Array, kind: str) -> Array:
+    """The weight in fp32, as `numbers` makes a graph hold it."""
+    match kind:
+        case "bf16":
+            return (_bf16(weight).astype(np.uint32) << 16).view(np.float32)
+        case "fp16":
+            return weight.astype(np.float16).astype(np.float32)
+        case "int8":
+            return dequantise(*int8(weight))
+        case "int4":
+            return dequantise(*int4(weight, GROUP4), GROUP4)
+        case _:
+            return weight
 
 
 def constant(tensor: Tensor, name: str) -> Node:

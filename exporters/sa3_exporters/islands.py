@@ -1,4 +1,5 @@
-"""Which layers stay in fp32, per tier: regular expressions searched for in the weights' names in the checkpoint.
+"""Which layers stay in fp32, per tier, and which take four bits: patterns searched for in the weights' names in the
+checkpoint.
 
 The built-in table keeps the path from noise level and duration to every layer's modulation, which is small and has a
 hand in everything. A table of one's own, as `sensitivity` measures it on real weights, replaces the tiers it names.
@@ -15,9 +16,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from sa3_engines.errors import InvalidRequest
+from sa3_engines.models import Source
 from sa3_engines.tiers import EXACT, TIERS
+from sa3_exporters import placing, targets
+from sa3_exporters.targets import Tier
 
 TABLE = Path(__file__).with_name("islands.json")
+# Four bits are for the transformer's feed-forward alone, two thirds of its weights: everywhere they leave no margin to
+# the floor, and in the autoencoder, which is small and whose answer is heard as it is, they stay below it. A small
+# matrix has too few numbers for errors to even out, and nothing to save: at four bits nano's steps fall to 0.91.
+FOUR_BITS = re.compile(r"^model\.model\..*\.ff\.")
+LARGE = 1 << 20  # weights of a matrix
 
 
 def patterns(target: str, tier: str, file: Path | None = None) -> tuple[str, ...]:
@@ -29,6 +38,30 @@ def patterns(target: str, tier: str, file: Path | None = None) -> tuple[str, ...
             if tier in place:
                 return tuple(place[tier]["exact"])
     return ()
+
+
+def is_exact(tier: Tier, key: str) -> bool:
+    return tier.name == EXACT or any(re.search(pattern, key) for pattern in tier.exact)
+
+
+def number_type(tier: Tier, key: str, shape: tuple[int, int]) -> str:
+    """Of a linear layer's weight in a tier."""
+    if is_exact(tier, key):
+        return "fp32"
+    if tier.type == "int4" and not (FOUR_BITS.search(key) and shape[0] * shape[1] >= LARGE):
+        return "int8"
+    return tier.type
+
+
+def doubt(file: Path | None, source: Source) -> str | None:
+    """What to say where a table was derived from other weights than it is used for."""
+    found = {} if file is None else _table(file)
+    if "digest" not in found or found["digest"] == placing.digest(source):
+        return None
+    return (
+        f"table of islands {file} was derived from other weights (those of {found.get('model', 'another model')}); "
+        f"python -m sa3_exporters.sensitivity --model {source.name} derives one from these"
+    )
 
 
 @cache
@@ -45,6 +78,10 @@ def _table(path: Path) -> Mapping[str, Any]:
 
 def _check(raw: Any, path: Path) -> None:
     try:
+        for name in raw.get("targets", {}):
+            if name not in targets.NAMES:
+                known = ", ".join(targets.NAMES)
+                raise InvalidRequest(f"table of islands {path}: no target {name!r}; choose from {known}")
         for tiers in (raw.get("tiers", {}), *raw.get("targets", {}).values()):
             for name, tier in tiers.items():
                 if name not in TIERS:

@@ -8,7 +8,6 @@ place in the checkpoint's file. Only linear layers are rewritten: attention, nor
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +19,13 @@ from onnx_ir.passes import common as passes
 
 from sa3_engines.quantise import SCALE, Blocks
 from sa3_engines.tensors import Stored, TensorFile
-from sa3_exporters.targets import Tier, Weight
+from sa3_exporters import islands
+from sa3_exporters.targets import Form, Tier, Weight
 
 Array = np.ndarray
 DOMAIN = "com.microsoft"
 ALIGNMENT = 64  # of every tensor in the file: what a processor's widest loads like
-
-
-# By a tier's type: the blocks of the weights whose names hold a pattern, the first that does. Four bits are for the
-# transformer's feed-forward alone, two thirds of its weights: everywhere they leave no margin to the floor, and in the
-# autoencoder, which is small and whose answer is heard as it is, they stay below it.
-FORMS: Mapping[str, Mapping[str, Blocks]] = {
-    "int8": {"": Blocks(8, 128)},
-    "int4": {r"^model\.model\..*\.ff\.": Blocks(4, 32), "": Blocks(8, 128)},
-}
+BLOCKS: Mapping[str, Blocks] = {"int8": Blocks(8, 128), "int4": Blocks(4, 32)}
 # Products of whole numbers: activations are quantised too, by a group of one row at a time.
 ACCURACY = 4
 
@@ -49,6 +41,18 @@ class Linear:
     blocks: Blocks
 
 
+def blocks(tier: Tier, key: str, shape: tuple[int, int]) -> Blocks | None:
+    """How a tier stores a weight; None where it stays as it is."""
+    return BLOCKS.get(islands.number_type(tier, key, shape))
+
+
+def form(_: str, tier: Tier, key: str, shape: tuple[int, int]) -> Form | None:
+    """What a tier makes of a graph's linear layer with this weight; None where it stays as it is."""
+    if (found := blocks(tier, key, shape)) is None:
+        return None
+    return Form(lambda weight: found.restore(*found.store(weight), weight.shape[1]), found.group)
+
+
 def linears(graph: ir.Graph, tier: Tier, weights: Mapping[str, Weight]) -> Iterator[Linear]:
     """Every Gemm whose second factor is a tensor of the checkpoint's files, as it is or cast to fp32, and not exact."""
     for node in graph:
@@ -59,11 +63,11 @@ def linears(graph: ir.Graph, tier: Tier, weights: Mapping[str, Weight]) -> Itera
         if maker is not None and maker.op_type == "Cast":
             held = maker.inputs[0]
         key = "" if held is None else str(held.name)
-        if key not in weights or any(re.search(part, key) for part in tier.exact):
+        if key not in weights:
             continue
         rows, columns = weights[key].stored.shape
-        blocks = next(found for part, found in FORMS[tier.type].items() if re.search(part, key))
-        yield Linear(node, key, rows, columns, blocks)
+        if found := blocks(tier, key, (rows, columns)):
+            yield Linear(node, key, rows, columns, found)
 
 
 def rewrite(
@@ -86,8 +90,8 @@ def rewrite(
     files = {location: TensorFile(folder / location) for location in {weights[one.key].location for one in chosen}}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     for one in chosen:
-        blocks = one.blocks.shape(one.rows, one.columns)
-        shapes |= {one.key: ("U8", blocks), one.key + SCALE: ("F32", blocks[:2])}
+        shape = one.blocks.shape(one.rows, one.columns)
+        shapes |= {one.key: ("U8", shape), one.key + SCALE: ("F32", shape[:2])}
 
     def tensors() -> Iterator[Array]:
         for one in chosen:
@@ -143,8 +147,7 @@ def _attach(graph: ir.Graph, key: str, location: str, stored: Stored) -> ir.Valu
 def _replace(graph: ir.Graph, one: Linear, held: list[ir.Value]) -> None:
     """Rows before columns, as Gemm reads a weight with transB: what the exporter writes."""
     bias = one.node.inputs[2] if len(one.node.inputs) > 2 else None
-    blocks = one.blocks
-    sizes = {"K": one.columns, "N": one.rows, "bits": blocks.bits, "block_size": blocks.group}
+    sizes = {"K": one.columns, "N": one.rows, "bits": one.blocks.bits, "block_size": one.blocks.group}
     node = ir.Node(
         DOMAIN,
         "MatMulNBits",

@@ -5,7 +5,6 @@ own format, with weights in half precision or quantised, and the layers that nee
 from __future__ import annotations
 
 import importlib.util
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +16,12 @@ from sa3_engines.tensors import TensorFile
 from sa3_engines.tiers import COMPACT, EXACT, FAST, HIGH
 from sa3_exporters import islands as table
 from sa3_exporters.onnx import TARGET as ONNX
-from sa3_exporters.targets import Tier, Weight, Work
+from sa3_exporters.targets import Form, Tier, Weight, Work
 
 if TYPE_CHECKING:
     from openvino import Model, Node
 
 HALF = ("bf16", "fp16")
-# At four bits only the largest layers; the others keep eight.
-SMALLEST = re.compile(r"\.ff\.")
 # The input that what a graph works on comes from, and those that only steer it.
 STREAM = {"text": "rows", "prepare": "context", "step": "x", "encode": "audio", "decode": "latents"}
 STEERING = frozenset({"timestep", "global_embed", "global_cond"})
@@ -64,8 +61,7 @@ class OpenVinoTarget:
 
     def convert(self, graph: str, tier: Tier, work: Work) -> Sequence[str]:
         (exact,) = ONNX.convert(graph, Tier(name=EXACT, type="fp32"), work)
-        # The text encoder takes a hundredth of a clip's time, and is known to lose tokens in half precision.
-        if tier.name == EXACT or (tier.type in HALF and graph == "text"):
+        if tier.name == EXACT or _stays_exact(graph, tier):
             return (exact,)
         return _rewrite(graph, tier, work) or (exact,)
 
@@ -86,6 +82,26 @@ def half_precision(flags: frozenset[str]) -> tuple[str, str] | None:
         if instruction in flags:
             return kind, instruction
     return None
+
+
+def form(graph: str, tier: Tier, key: str, shape: tuple[int, int]) -> Form | None:
+    """What a tier makes of a graph's linear layer with this weight; None where it stays as it is."""
+    kind = _kind(tier, key, shape)
+    if kind == "fp32" or _stays_exact(graph, tier):
+        return None
+    group = int(engine.SETTINGS[tier.type]["DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+    return Form(lambda weight: openvino_weights.rounded(weight, kind), group or None)
+
+
+def _stays_exact(graph: str, tier: Tier) -> bool:
+    """The text encoder takes a hundredth of a clip's time, and is known to lose tokens in half precision."""
+    return tier.type in HALF and graph == "text"
+
+
+def _kind(tier: Tier, key: str, shape: tuple[int, int]) -> str:
+    """The number type of a weight. Four bits are stored in whole groups."""
+    kind = table.number_type(tier, key, shape)
+    return "int8" if kind == "int4" and shape[1] % openvino_weights.GROUP4 else kind
 
 
 def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
@@ -123,12 +139,11 @@ def _store(model: Model, tier: Tier, weights: Mapping[str, Weight], folder: Path
 
     files = {location: TensorFile(folder / location) for location in {weight.location for weight in weights.values()}}
     for node, key in list(linears(model, weights)):
-        if _matches(key, tier):
+        rows, columns = weights[key].stored.shape
+        kind = _kind(tier, key, (rows, columns))
+        if kind == "fp32":
             continue
         weight = files[weights[key].location].array(key)
-        kind = tier.type
-        if kind == "int4" and (not SMALLEST.search(key) or weight.shape[1] % openvino_weights.GROUP4):
-            kind = "int8"
         held = {
             suffix: openvino_weights.constant(tensor, key + suffix)
             for suffix, tensor in openvino_weights.numbers(weight, kind).items()
@@ -141,10 +156,6 @@ def _store(model: Model, tier: Tier, weights: Mapping[str, Weight], folder: Path
         if kind == "int4":
             value = opset13.reshape(value, opset13.constant(list(weight.shape)), special_zero=False)
         node.input(1).replace_source_output(value.output(0))
-
-
-def _matches(key: str, tier: Tier) -> bool:
-    return any(re.search(pattern, key) for pattern in tier.exact)
 
 
 def islands(model: Model, graph: str, tier: Tier) -> frozenset[str]:
@@ -168,7 +179,7 @@ def islands(model: Model, graph: str, tier: Tier) -> frozenset[str]:
         if not on or kind == "Result":
             continue
         weight = next((_name(s).removesuffix(".fp32") for s in sources[1:] if not depends[_name(s)]), "")
-        steers = on <= STEERING or (kind == "MatMul" and _matches(weight, tier))
+        steers = on <= STEERING or (kind == "MatMul" and table.is_exact(tier, weight))
         if steers or (STREAM[graph] in on and _on_stream(node, kind, [depends[_name(s)] for s in sources])):
             found.add(name)
     return frozenset(found)

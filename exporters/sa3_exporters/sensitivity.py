@@ -1,10 +1,13 @@
 """Which layers of a model must stay fp32 in a tier, measured on its own weights:
 
-    python -m sa3_exporters.sensitivity --model M --tier fast --out islands.json
+    python -m sa3_exporters.sensitivity --model M --target T --tier fast --out islands.json
 
-Every linear layer is quantised alone, as the engines do it, inside the reference in fp32, which then answers about
-music at several noise levels. Layers are ranked by the error they bring for the work they save, and the worst of them
+Every linear layer is put alone into the form that the target gives it, inside the reference in fp32, which then answers
+what the gate of exports asks. Layers are ranked by the error they bring for the work they save, and the worst of them
 stay fp32 until the whole graph keeps the tier's floor with a margin. `sa3-export --islands FILE` takes the table.
+
+Weights are judged, and activations where the engine makes bytes of them. What half precision does to activations is
+not: of `high` the table says only that no weight spoils it, and the gate has the last word.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +29,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sa3_engines import graphs, likeness, models, tables
+from sa3_engines import likeness, models
 from sa3_engines.engine import Options
-from sa3_engines.errors import Cancelled, InvalidRequest, OutputError, Sa3Error
+from sa3_engines.errors import BackendUnavailable, Cancelled, InvalidRequest, OutputError, ParityError, Sa3Error
 from sa3_engines.models import Source
-from sa3_engines.quantise import Blocks
-from sa3_engines.tiers import COMPACT, FAST, FLOORS
-from sa3_exporters import islands, onnx_tiers, placing
+from sa3_engines.tiers import COMPACT, FAST, FLOORS, HIGH
+from sa3_exporters import onnx_tiers, openvino, parity, placing, targets
+from sa3_exporters.build import Recipe
+from sa3_exporters.parity import Case
+from sa3_exporters.targets import Form, Tier
 from stable_audio_3 import checkpoint
 from stable_audio_3.engine import BACKEND as TORCH
 from stable_audio_3.engine import TorchEngine
 
 Array = np.ndarray
-TYPES = {FAST: "int8", COMPACT: "int4"}
-LEVELS = (1.0, 0.75, 0.5, 0.25, 0.05)
-FRAMES, TOKENS = 16, 16
+# What a target makes of a graph's linear layer in a tier, by the weight's name and shape.
+MakesForm = Callable[[str, Tier, str, tuple[int, int]], Form | None]
+FORMS: Mapping[str, MakesForm] = {"onnx": onnx_tiers.form, "openvino": openvino.form}
+Watch = Callable[[Iterable[str]], Iterable[str]]  # draws how far a walk through layers has come
 MARGIN = 0.5  # how much of what the floor allows may be used up: other prompts and lengths need the rest
-MOST = 0.5  # of a graph's work in fp32: with more than that, the tier is not worth its name
-_SEED = 20260529
+MOST = 0.5  # of the transformer's work in fp32: with more than that, the tier is not worth its name
+TRANSFORMER = ("prepare", "step")  # any other graph may stay fp32 as a whole
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How near a graph's answer came to the reference's: the worst of the items asked about."""
+    """How near a graph's answer came to the reference's: the worst of all cases."""
 
     cosine: float
     snr_db: float
@@ -58,7 +64,7 @@ class Answer:
 class Layer:
     key: str  # the weight's name in the checkpoint
     work: float  # its share of the graph's multiplications
-    cosine: float  # of the graph's answer with this layer alone quantised
+    cosine: float  # of the graph's answer with this layer alone in the tier's form
     snr_db: float
     exact: bool = False
 
@@ -70,7 +76,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Result:
-    """One graph: with only the built-in islands in fp32, with those found besides, and every layer on its own."""
+    """One graph: with only the layers in fp32 that were known before, with those found besides, and every layer on
+    its own."""
 
     before: Answer
     after: Answer
@@ -80,89 +87,49 @@ class Result:
 
 @dataclass(frozen=True)
 class Part:
-    """A graph, its linear layers by their weights' names, and the question it is asked."""
+    """A graph, what it is asked, and the model's linear layers by their weights' names."""
 
     graph: str
+    cases: Sequence[Case]
     linears: Mapping[str, nn.Linear]
-    ask: Callable[[], Array]  # one row per item
+    ask: Callable[[Case], list[Array]]
 
 
-def parts(engine: TorchEngine, source: Source) -> list[Part]:
-    """Text, transformer (`prepare` and `step` together), encoder and decoder."""
-    config, networks = source.config, engine.networks
-    standalone = config.dit is None
-    linears: dict[str, nn.Linear] = {}
-    for prefix, network in networks.parts():
+def parts(engine: TorchEngine, recipe: Recipe) -> Iterator[Part]:
+    """Every graph with the gate's own cases."""
+    assert recipe.profile is not None
+    found = linears(engine)
+    for graph in recipe.graphs:
+        cases = list(parity.cases(graph, engine, recipe.profile))
+        yield Part(graph, cases, found, lambda case, graph=graph: _answer(engine, graph, case))
+
+
+def linears(engine: TorchEngine) -> dict[str, nn.Linear]:
+    standalone = engine.config.dit is None
+    found: dict[str, nn.Linear] = {}
+    for prefix, network in engine.networks.parts():
         place = "" if standalone and prefix == checkpoint.AUTOENCODER else prefix
         for name, module in network.named_modules():
-            if isinstance(module, nn.Linear) and prefix != checkpoint.CONDITIONER:
-                linears[f"{place}{name}.weight"] = module
-    codec = "" if standalone else checkpoint.AUTOENCODER
-
-    def of(prefix: str) -> dict[str, nn.Linear]:
-        return {key: linear for key, linear in linears.items() if key.startswith(prefix)}
-
-    draw = np.random.Generator(np.random.SFC64(_SEED))
-    latents = _latents(engine)
-    found = [
-        Part("encode", of(codec + "encoder."), lambda: _encoded(engine)),
-        Part("decode", of(codec + "decoder."), lambda: _run(engine, "decode", graphs.decode(config, latents))),
-    ]
-    if config.text is not None:
-        ids = draw.integers(0, config.text.vocab_size, (2, TOKENS))
-        text = graphs.text(config.text, ids, np.ones_like(ids))
-        found.append(Part("text", of(checkpoint.TEXT), lambda: _run(engine, "text", text)))
-    if config.dit is not None:
-        found.append(Part("step", of(checkpoint.DIT), _step(engine, latents, draw)))
+            if isinstance(module, nn.Linear):
+                found[f"{place}{name}.weight"] = module
     return found
 
 
-def _step(engine: TorchEngine, latents: Array, draw: np.random.Generator) -> Callable[[], Array]:
-    """Music under noise of every level, one level to an item."""
-    config = engine.config
-    assert config.dit is not None
-    levels, dit = np.array(LEVELS, np.float32), config.dit
-    count = len(levels)
-    context = draw.standard_normal((1, TOKENS, dit.context_width), np.float32)
-    if config.text is not None and config.text.width == dit.context_width:
-        ids = draw.integers(0, config.text.vocab_size, (1, TOKENS))
-        context = _run(engine, "text", graphs.text(config.text, ids, np.ones_like(ids)))
-    cond = draw.standard_normal((1, dit.global_width), np.float32)
-    inputs = graphs.prepare(
-        config, latents.shape[2], np.repeat(context, count, axis=0), np.repeat(cond, count, axis=0), None
-    )
-    t = levels[:, None, None]
-    x = (1 - t) * latents + t * draw.standard_normal((count, *latents.shape[1:]), np.float32)
-    step = {"x": x, "timestep": tables.timestep_features(levels, dit)}
-    return lambda: engine.run("step", engine.run("prepare", inputs) | step)["velocity"]
-
-
-def _latents(engine: TorchEngine) -> Array:
-    return np.ascontiguousarray(_encoded(engine)[:, :, :FRAMES])
-
-
-def _encoded(engine: TorchEngine) -> Array:
-    config = engine.config
-    multiple = graphs.encode_multiple(config)
-    samples = -(-FRAMES * config.ratio // multiple) * multiple
-    music = likeness.music(config.sample_rate, (samples + 1) / config.sample_rate)[:, :samples]
-    channels = config.autoencoder.channels
-    audio = np.stack([music[i % 2] for i in range(channels)])[None]
-    return _run(engine, "encode", graphs.encode(config, audio))
-
-
-def _run(engine: TorchEngine, graph: str, inputs: Mapping[str, Any]) -> Array:
-    (out,) = engine.run(graph, inputs).values()
-    return out
+def _answer(engine: TorchEngine, graph: str, case: Case) -> list[Array]:
+    if graph == "step":
+        assert case.step is not None
+        return [engine.run("step", engine.run("prepare", case.inputs) | case.step)["velocity"]]
+    out = engine.run(graph, case.inputs)
+    return [value.numpy() for value in out["prepared"]] if graph == "prepare" else list(out.values())
 
 
 @contextlib.contextmanager
-def quantised(linears: Iterable[tuple[nn.Linear, Blocks]]) -> Generator[None]:
-    """Inside, these layers answer as the engines' quantised ones do."""
+def formed(chosen: Iterable[tuple[nn.Linear, Form]]) -> Generator[None]:
+    """Inside, these layers answer as a tier's do."""
     changed: list[nn.Linear] = []
     try:
-        for linear, blocks in linears:
-            setattr(linear, "forward", _quantised(linear, blocks))  # noqa: B010
+        for linear, form in chosen:
+            setattr(linear, "forward", _formed(linear, form))  # noqa: B010
             changed.append(linear)
         yield
     finally:
@@ -170,12 +137,11 @@ def quantised(linears: Iterable[tuple[nn.Linear, Blocks]]) -> Generator[None]:
             del linear.forward
 
 
-def _quantised(linear: nn.Linear, blocks: Blocks) -> Callable[[Tensor], Tensor]:
+def _formed(linear: nn.Linear, form: Form) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         # Made anew in every call: quicker than it is worth to hold a second copy of the model.
-        stored, scale = blocks.store(linear.weight.numpy())
-        weight = torch.from_numpy(blocks.restore(stored, scale, linear.in_features))
-        return F.linear(activations(x, blocks.group), weight, linear.bias)
+        weight = torch.from_numpy(form.rounded(linear.weight.numpy()))
+        return F.linear(x if form.group is None else activations(x, form.group), weight, linear.bias)
 
     return forward
 
@@ -188,16 +154,15 @@ def activations(x: Tensor, group: int) -> Tensor:
     return (torch.round(groups / scale) * scale).flatten(-2)[..., :columns]
 
 
-def compare(expected: Array, got: Array) -> Answer:
-    """The worst item. What is not a number is as far away as can be."""
-    pairs = list(zip(expected, got, strict=True))
-    cosine, snr_db = (min(measure(a, b) for a, b in pairs) for measure in (likeness.cosine, likeness.snr_db))
-    finite = bool(np.isfinite(got).all())
-    return Answer(cosine, snr_db) if finite else Answer(-1.0, -200.0)
+def compare(expected: Iterable[Sequence[Array]], got: Iterable[Sequence[Array]]) -> Answer:
+    """The worst of all. What is not a number is as far away as can be."""
+    pairs = [pair for cases in zip(expected, got, strict=True) for pair in zip(*cases, strict=True)]
+    cosine, snr_db = ([measure(a, b) for a, b in pairs] for measure in (likeness.cosine, likeness.snr_db))
+    return Answer(min(cosine), min(snr_db)) if np.isfinite(cosine).all() else Answer(-1.0, -200.0)
 
 
 def work(part: Part) -> dict[str, float]:
-    """Every layer's share of the multiplications when the graph answers once."""
+    """The layers that have a hand in the graph's answer, and their shares of its multiplications."""
     counted: dict[str, float] = dict.fromkeys(part.linears, 0.0)
 
     def count(key: str) -> Callable[..., None]:
@@ -208,7 +173,8 @@ def work(part: Part) -> dict[str, float]:
 
     hooks = [linear.register_forward_hook(count(key)) for key, linear in part.linears.items()]
     try:
-        part.ask()
+        for case in part.cases:
+            part.ask(case)
     finally:
         for one in hooks:
             one.remove()
@@ -216,33 +182,32 @@ def work(part: Part) -> dict[str, float]:
     return {key: value / whole for key, value in counted.items() if value}
 
 
-def measure(part: Part, tier: str, kept: Sequence[str], advance: Callable[[], object] = lambda: None) -> Result:
-    """kept: patterns of the layers that stay fp32 whatever is found."""
-    forms, floor = onnx_tiers.FORMS[TYPES[tier]], 1 - (1 - FLOORS[tier]) * MARGIN
+def measure(part: Part, make: MakesForm, tier: Tier, watch: Watch) -> Result:
+    floor = 1 - (1 - FLOORS[tier.name]) * MARGIN
     shares = work(part)
-    free = [key for key in shares if not _matches(key, kept)]
-    blocks = {key: next(form for part, form in forms.items() if re.search(part, key)) for key in free}
-    expected = part.ask()
+    forms: dict[str, Form] = {}
+    for key in shares:
+        linear = part.linears[key]
+        if form := make(part.graph, tier, key, (linear.out_features, linear.in_features)):
+            forms[key] = form
+    expected = [part.ask(case) for case in part.cases]
 
-    def answer(keys: Iterable[str]) -> Answer:
-        with quantised((part.linears[key], blocks[key]) for key in keys):
-            return compare(expected, part.ask())
+    def answer(keys: Iterable[str], cases: Sequence[int] = range(len(expected))) -> Answer:
+        with formed((part.linears[key], forms[key]) for key in keys):
+            return compare([expected[i] for i in cases], [part.ask(part.cases[i]) for i in cases])
 
+    # The largest case takes most of the time. What stays fp32 is chosen with it, in what order it is tried without.
+    small = sorted(range(len(expected)), key=lambda i: expected[i][0].size)[:-1]
     layers: list[Layer] = []
-    for key in free:
-        alone = answer([key])
+    for key in watch(forms):
+        alone = answer([key], small)
         layers.append(Layer(key, shares[key], alone.cosine, alone.snr_db))
-        advance()
     layers.sort(key=lambda layer: -layer.rank)
-    before = answer(free)
-    count, after = _fewest([layer.key for layer in layers], answer, before, floor, _most(layers))
-    exact = {layer.key for layer in layers[:count]}
-    marked = tuple(Layer(one.key, one.work, one.cosine, one.snr_db, one.key in exact) for one in layers)
+    before = answer(forms)
+    most = _most(layers) if part.graph in TRANSFORMER else len(layers)
+    count, after = _fewest([layer.key for layer in layers], answer, before, floor, most)
+    marked = tuple(replace(layer, exact=i < count) for i, layer in enumerate(layers))
     return Result(before, after, after.cosine >= floor, marked)
-
-
-def _matches(key: str, patterns: Iterable[str]) -> bool:
-    return any(re.search(pattern, key) for pattern in patterns)
 
 
 def _most(layers: Sequence[Layer]) -> int:
@@ -274,17 +239,19 @@ def _fewest(
     return high, found
 
 
-def table(source: Source, tier: str, results: Mapping[str, Result]) -> dict[str, Any]:
+def with_islands(tier: Tier, result: Result) -> Tier:
+    found = (f"^{re.escape(layer.key)}$" for layer in result.layers if layer.exact)
+    return replace(tier, exact=(*tier.exact, *found))
+
+
+def table(source: Source, target: str, tier: Tier, results: Mapping[str, Result]) -> dict[str, Any]:
     """What is written: first what the exporter reads, then what was measured."""
-    added = [layer.key for result in results.values() for layer in result.layers if layer.exact]
-    exact = [*islands.patterns("", tier), *(f"^{re.escape(key)}$" for key in added)]
     return {
-        "tiers": {tier: {"exact": exact}},
+        "targets": {target: {tier.name: {"exact": tier.exact}}},
         "model": source.name,
         "digest": placing.digest(source),
-        "floor": FLOORS[tier],
+        "floor": FLOORS[tier.name],
         "margin": MARGIN,
-        "levels": LEVELS,
         "measured": {graph: _rounded(asdict(result)) for graph, result in results.items()},
     }
 
@@ -302,9 +269,15 @@ def _rounded(value: Any) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m sa3_exporters.sensitivity", description=(__doc__ or "").split("\n")[0])
+    p = argparse.ArgumentParser(
+        prog="python -m sa3_exporters.sensitivity",
+        description="Which layers of a model must stay fp32 in a tier, measured on its own weights with the cases of "
+        "the gate of exports. Judged are weights, and activations where the engine makes bytes of them; what half "
+        "precision (high) does to activations is not judged here, only by sa3-export.",
+    )
     p.add_argument("--model", required=True, metavar="M", help="a name, a folder, or random:NAME[:SEED]")
-    p.add_argument("--tier", default=FAST, choices=tuple(TYPES))
+    p.add_argument("--target", default="onnx", choices=tuple(FORMS), help="whose tiers (default: onnx)")
+    p.add_argument("--tier", default=FAST, choices=(HIGH, FAST, COMPACT), help="(default: fast)")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, for sa3-export --islands")
     p.add_argument("--threads", type=int, metavar="N")
     return p
@@ -313,45 +286,56 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return _main(args.model, args.tier, args.out, args.threads)
+        _main(args.model, args.target, args.tier, args.out, args.threads)
     except KeyboardInterrupt:
         sys.stderr.write("sensitivity: interrupted; nothing was written\n")
         return Cancelled.exit_code
     except Sa3Error as e:
         sys.stderr.write(f"sensitivity: {e}\n")
         return e.exit_code
+    return 0
 
 
-def _main(model: str, tier: str, out: Path, threads: int | None) -> int:
+def _main(model: str, target_name: str, tier_name: str, out: Path, threads: int | None) -> None:
     if not out.absolute().parent.is_dir():
         raise InvalidRequest(f"{out} cannot be written: there is no folder {out.absolute().parent}")
-    source = models.locate(model)
+    tier = targets.load(target_name).tiers()[tier_name]
+    if isinstance(tier, str):
+        raise BackendUnavailable(f"target {target_name} cannot make precision {tier_name} here: {tier}")
+    source = models.locate(model, bundles=False)
     engine = TORCH.open(source, Options(device="cpu", precision="fp32", threads=threads))
-    kept = islands.patterns("", tier)
     results: dict[str, Result] = {}
-    for part in parts(engine, source):
-        free = sum(not _matches(key, kept) for key in part.linears)
-        with tqdm(total=free, desc=part.graph, unit="layer", leave=False) as bar:
-            results[part.graph] = measure(part, tier, kept, bar.update)
+    for part in parts(engine, Recipe(source=source, out=out, target=target_name)):
+        results[part.graph] = measure(part, FORMS[target_name], tier, _bar(part.graph))
+        sys.stdout.write(_line(part.graph, results[part.graph]) + "\n")
+        if not results[part.graph].keeps:
+            raise ParityError(
+                f"{tier_name} keeps no {FLOORS[tier_name]:g} with a margin in {part.graph} with half of the work in "
+                f"fp32; leave the tier out. Nothing was written"
+            )
+        tier = with_islands(tier, results[part.graph])
+    _write(out, table(source, target_name, tier, results))
+
+
+def _bar(graph: str) -> Watch:
+    return lambda layers: tqdm(layers, desc=graph, unit="layer", leave=False, disable=None)
+
+
+def _write(out: Path, found: Mapping[str, Any]) -> None:
     try:
         unfinished = out.with_name(f".{out.name}.part")
-        unfinished.write_text(json.dumps(table(source, tier, results), indent=1) + "\n", "utf-8")
+        unfinished.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         unfinished.replace(out)
     except OSError as e:
         raise OutputError(f"{out} cannot be written: {e.strerror}") from e
-    for graph, result in results.items():
-        sys.stdout.write(_line(graph, result, tier) + "\n")
-    return 0 if all(result.keeps for result in results.values()) else Sa3Error.exit_code
 
 
-def _line(graph: str, result: Result, tier: str) -> str:
+def _line(graph: str, result: Result) -> str:
     found = [layer for layer in result.layers if layer.exact]
-    share = sum(layer.work for layer in found)
     text = f"{graph:<7} {result.before.snr_db:5.1f} dB, cosine {result.before.cosine:.5f}"
     if found:
+        share = sum(layer.work for layer in found)
         text += f"; with {len(found)} layers in fp32 ({share:.1%} of the work) {result.after.cosine:.5f}"
-    if not result.keeps:
-        text += f": {tier} cannot keep {FLOORS[tier]:g} with a margin here with half of the work in fp32; leave it out"
     return text
 
 

@@ -6,11 +6,13 @@ manifests, staging or floors: those are `build`'s and `parity`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+import numpy as np
 
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Engine
@@ -18,6 +20,7 @@ from sa3_engines.errors import InvalidRequest
 from sa3_engines.tensors import Stored
 from sa3_engines.tiers import EXACT
 
+Array = np.ndarray
 NAMES = ("onnx", "openvino")
 
 
@@ -49,6 +52,14 @@ class Work:
     weights: Mapping[str, Weight]  # every tensor of the checkpoint by its name there
     known: Mapping[str, Path] = field(default_factory=dict[str, Path])  # exact ONNX graphs that need no tracing
     shared: dict[str, Any] = field(default_factory=dict[str, Any])  # a target's own, kept from one tier to the next
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a tier makes of one linear layer, as far as it can be told without its engine."""
+
+    rounded: Callable[[Array], Array]  # the weight in fp32, as it is once it was stored
+    group: int | None = None  # columns of activations that share a scale, where the engine makes bytes of them
 
 
 class Target(Protocol):

@@ -18,7 +18,6 @@ from safetensors.numpy import save_file
 from sa3_engines import adapters, graphs, likeness, models, tables, tiers
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.engine import GRAPHS, Engine, Options
-from sa3_engines.errors import InvalidRequest
 from sa3_engines.onnx import OnnxEngine
 from sa3_engines.quantise import SCALE, Blocks
 from sa3_engines.tensors import TensorFile
@@ -55,6 +54,11 @@ def rewritten(bundle: Path, folder: Path, tier: Tier) -> dict[str, Path]:
     return made
 
 
+@pytest.fixture
+def four_bits_for_all_sizes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(islands, "LARGE", 0)
+
+
 @pytest.fixture(scope="module", params=[(model, tier) for model in TINY for tier in SMALL], ids="-".join)
 def pair(
     request: pytest.FixtureRequest, bundles: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
@@ -62,7 +66,9 @@ def pair(
     """The torch engine and the ONNX engine in a tier, over the same weights."""
     model, tier = request.param
     source = models.from_folder(bundles[model])
-    files = rewritten(bundles[model], tmp_path_factory.mktemp(tier), MADE[tier])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(islands, "LARGE", 0)
+        files = rewritten(bundles[model], tmp_path_factory.mktemp(tier), MADE[tier])
     reference, exported = TORCH.open(source, Options(threads=1)), OnnxEngine(source.config, files, threads=1)
     yield reference, exported, tier
     reference.close()
@@ -121,6 +127,7 @@ def linear_keys(model: Any) -> set[str]:
     return {cast.get(node.input[1], node.input[1]) for node in model.graph.node if node.op_type == "Gemm"}
 
 
+@pytest.mark.usefixtures("four_bits_for_all_sizes")
 @pytest.mark.parametrize("tier", SMALL)
 def test_every_linear_layer_but_the_islands(bundles: Mapping[str, Path], tmp_path: Path, tier: str):
     wanted = MADE[tier]
@@ -146,6 +153,7 @@ def test_every_linear_layer_but_the_islands(bundles: Mapping[str, Path], tmp_pat
     assert all(part in seen for part in ("to_timestep_embed", "to_global_embed", "global_cond_embedder"))
 
 
+@pytest.mark.usefixtures("four_bits_for_all_sizes")
 def test_a_graph_that_comes_out_the_same_is_written_once(bundles: Mapping[str, Path], tmp_path: Path):
     """Only the transformer's steps have four-bit weights."""
     rewritten(bundles["tiny-small"], tmp_path, MADE["fast"])
@@ -175,6 +183,7 @@ def test_weights_stored_in_half_precision(tmp_path: Path):
     onnxruntime.InferenceSession(tmp_path / "step.onnx", providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.usefixtures("four_bits_for_all_sizes")
 @pytest.mark.parametrize("form", ["int8", "int4"])
 @pytest.mark.parametrize("columns", [7, 64, 100, 200])
 @pytest.mark.parametrize("bias", [False, True])
@@ -234,27 +243,3 @@ def test_what_this_target_makes():
     assert isinstance(made["high"], str) and "openvino" in made["high"]
     assert (MADE["exact"].type, MADE["fast"].type, MADE["compact"].type) == ("fp32", "int8", "int4")
     assert not MADE["exact"].exact and any(re.search(p, ".to_timestep_embed.0.weight") for p in MADE["fast"].exact)
-
-
-def test_a_table_of_ones_own(tmp_path: Path):
-    file = tmp_path / "islands.json"
-    file.write_text('{"tiers": {"fast": {"exact": ["mine"]}}, "targets": {"openvino": {"fast": {"exact": ["its"]}}}}')
-    assert islands.patterns("onnx", "fast", file) == ("mine",)
-    assert islands.patterns("openvino", "fast", file) == ("its",)
-    assert islands.patterns("onnx", "compact", file) == islands.patterns("onnx", "compact")
-    assert islands.patterns("onnx", "exact", file) == ()
-    made = targets.load("onnx").tiers(file)["fast"]
-    assert isinstance(made, Tier) and made.exact == ("mine",)
-
-
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [("{", "not JSON"), ('{"tiers": {"fats": {}}}', "no tier 'fats'"), ('{"tiers": {"fast": ["x"]}}', "as sensitivity"),
-     ('{"tiers": {"fast": {"exact": ["("]}}}', "as sensitivity"), ("[]", "as sensitivity"), (None, "cannot be read")],
-)  # fmt: skip
-def test_a_table_that_is_none(tmp_path: Path, text: str | None, what: str):
-    file = tmp_path / "islands.json"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(InvalidRequest, match=what):
-        islands.patterns("onnx", "fast", file)

@@ -15,13 +15,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sa3_engines import adapters, bundle, graphs, likeness, models, processor, selection, tables, tiers
+from sa3_engines import (
+    adapters,
+    bundle,
+    graphs,
+    likeness,
+    models,
+    openvino_weights,
+    processor,
+    selection,
+    tables,
+    tiers,
+)
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.engine import GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable
 from sa3_engines.openvino import OpenVinoEngine
 from sa3_engines.quantise import SCALE
-from sa3_exporters import cli, placing
+from sa3_exporters import cli, islands, placing
 from sa3_exporters import openvino as exporter
 from sa3_exporters.openvino import TARGET
 from sa3_exporters.targets import Tier, Work
@@ -175,14 +186,46 @@ def test_quantised_weights_keep_their_names(works: Mapping[str, Work], name: str
     assert steering.get_element_type().get_type_name() == "f32"
 
 
-def test_four_bits_are_for_whole_groups(works: Mapping[str, Work]):
-    made, wanted = works["tiny-small"], tier(tiers.COMPACT)
+def test_four_bits_are_for_whole_groups(works: Mapping[str, Work], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(islands, "LARGE", 0)
+    made = works["tiny-small"]
+    wanted = Tier(name=tiers.COMPACT, type="int4", exact=islands.patterns("openvino", tiers.COMPACT))
     held = constants(made.folder / TARGET.convert("step", wanted, made)[0])
     found = {key: node.get_element_type().get_type_name() for key, node in held.items() if key + SCALE in held}
     assert found
     for key, kind in found.items():
         whole = made.weights[key].stored.shape[1] % 64 == 0
         assert kind == ("i4" if ".ff." in key and whole else "i8"), key
+    monkeypatch.undo()
+    held = constants(made.folder / TARGET.convert("step", wanted, made)[0])
+    assert {node.get_element_type().get_type_name() for key, node in held.items() if key + SCALE in held} == {"i8"}
+
+
+@pytest.mark.parametrize(("kind", "most"), [("bf16", 2**-8), ("fp16", 2**-11), ("int8", 0.02), ("int4", 0.2)])
+def test_a_weight_is_judged_as_it_is_stored(kind: str, most: float):
+    weight = normal(3, 128)
+    held = {suffix: tensor.data for suffix, tensor in openvino_weights.numbers(weight, kind).items()}
+    rounded = openvino_weights.rounded(weight, kind)
+    assert 0 < np.abs(rounded - weight).max() / np.abs(weight).max() < most
+    if kind == "int8":
+        assert np.array_equal(rounded, held[""] * held[SCALE])
+    if kind == "bf16":
+        assert np.array_equal(rounded.view(np.uint32) >> 16, held[""].view(np.uint16))
+
+
+def test_sensitivity_judges_what_the_graphs_hold():
+    """Activations too, where the engine makes bytes of them; and text not at all where it stays exact."""
+    key, shape = "model.model.transformer.layers.0.ff.ff.2.weight", (1024, 4096)
+    forms = {
+        kind: exporter.form("step", Tier(name=name, type=kind), key, shape)
+        for name, kind in (("exact", "fp32"), ("high", "bf16"), ("fast", "int8"), ("compact", "int4"))
+    }
+    assert {kind: form and form.group for kind, form in forms.items()} == {
+        "fp32": None, "bf16": None, "int8": 128, "int4": 64
+    }  # fmt: skip
+    assert forms["fp32"] is None and forms["bf16"] is not None
+    assert exporter.form("text", Tier(name="high", type="bf16"), key, shape) is None
+    assert exporter.form("step", Tier(name="high", type="bf16", exact=("ff",)), key, shape) is None
 
 
 def marked(path: Path, mark: str) -> set[str]:
