@@ -20,7 +20,7 @@ from sa3_engines.bundle import Bundle, Graph, Origin, Profile
 from sa3_engines.engine import CODEC, GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import CONFIG, MANIFEST, Source
-from sa3_exporters import parity, placing, provenance, publishing, targets
+from sa3_exporters import islands, parity, placing, provenance, publishing, targets
 from sa3_exporters.parity import Gate, Parity
 from sa3_exporters.targets import Target, Tier, Work
 from sa3_exporters.watch import Watch
@@ -161,6 +161,8 @@ def build(recipe: Recipe, watch: Watch | None = None, *, force: bool = False) ->
 
 def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
     target, wanted = plan(recipe, watch)
+    if doubt := islands.doubt(recipe.islands, recipe.source):
+        watch.note(doubt)
     with publishing.staging(recipe.out) as folder:
         steps = _Steps(watch, 3 + len(recipe.graphs) * len(wanted) * 2)
         steps.next(f"placing weights of {recipe.source.name}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from sa3_engines import models, processor
-from sa3_exporters import onnx_tiers
+from sa3_exporters import islands, onnx_tiers
 from sa3_exporters.build import Recipe
 from sa3_exporters.targets import Target, Tier
 from stable_audio_3 import checkpoint
@@ -52,21 +51,22 @@ def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str
 def _size(graphs: Sequence[str], tier: Tier, networks: Networks) -> int:
     """Bytes of the weights that a lower tier stores anew: those of the graphs' linear layers, but for its islands."""
     asked = tuple(PARTS[graph] for graph in graphs)
-    total = 0
-    for prefix, part in networks.parts():
-        for name, module in part.named_modules():
-            key = f"{prefix}{name}.weight"
-            if not isinstance(module, nn.Linear) or not key.startswith(asked):
-                continue
-            if not any(re.search(pattern, key) for pattern in tier.exact):
-                total += _stored(module, key, tier.type)
-    return total
+    linears = (
+        (f"{prefix}{name}.weight", module)
+        for prefix, part in networks.parts()
+        for name, module in part.named_modules()
+        if isinstance(module, nn.Linear)
+    )
+    return sum(
+        _stored(tier, key, (linear.out_features, linear.in_features))
+        for key, linear in linears
+        if key.startswith(asked)
+    )
 
 
-def _stored(linear: nn.Linear, key: str, kind: str) -> int:
+def _stored(tier: Tier, key: str, shape: tuple[int, int]) -> int:
     """Bytes. Targets group weights each in its own way; that of ONNX stands for all."""
-    if kind not in onnx_tiers.FORMS:
-        return 2 * linear.weight.numel()
-    blocks = next(found for pattern, found in onnx_tiers.FORMS[kind].items() if re.search(pattern, key))
-    rows, groups, size = blocks.shape(linear.out_features, linear.in_features)
-    return rows * groups * (size + 4)
+    if blocks := onnx_tiers.blocks(tier, key, shape):
+        rows, groups, size = blocks.shape(*shape)
+        return rows * groups * (size + 4)
+    return 0 if islands.is_exact(tier, key) else 2 * shape[0] * shape[1]

@@ -67,7 +67,7 @@ class Gate:
         floor, limit = FLOORS[tier], LARGEST_ERROR.get(tier, math.inf)
         worst = Parity(cosine=1.0, snr_db=200.0, relative_error=0.0, sizes=(), more={})
         for case, expected in self._asked(graph):
-            got = _outputs(graph, candidate, case)
+            got = outputs(graph, candidate, case)
             for name, value in expected.items():
                 found = _measure(value, got[name])
                 if not (found.cosine >= floor and found.relative_error <= limit):  # NaN must not pass
@@ -84,7 +84,7 @@ class Gate:
     def _asked(self, graph: str) -> list[tuple[Case, Mapping[str, Array]]]:
         if graph not in self._expected:
             asked = cases(graph, self._reference, self._profile)
-            self._expected[graph] = [(case, _outputs(graph, self._reference, case)) for case in asked]
+            self._expected[graph] = [(case, outputs(graph, self._reference, case)) for case in asked]
         return self._expected[graph]
 
 
@@ -128,7 +128,8 @@ def _worse(a: Parity, b: Parity) -> Parity:
     )
 
 
-def _outputs(graph: str, engine: Engine, case: Case) -> Mapping[str, Array]:
+def outputs(graph: str, engine: Engine, case: Case) -> Mapping[str, Array]:
+    """What an engine answers, by name."""
     match graph:
         case "prepare":
             return _prepared(engine.run("prepare", case.inputs))

@@ -101,7 +101,7 @@ def parts(engine: TorchEngine, recipe: Recipe) -> Iterator[Part]:
     found = linears(engine)
     for graph in recipe.graphs:
         cases = list(parity.cases(graph, engine, recipe.profile))
-        yield Part(graph, cases, found, lambda case, graph=graph: _answer(engine, graph, case))
+        yield Part(graph, cases, found, lambda case, graph=graph: list(parity.outputs(graph, engine, case).values()))
 
 
 def linears(engine: TorchEngine) -> dict[str, nn.Linear]:
@@ -113,14 +113,6 @@ def linears(engine: TorchEngine) -> dict[str, nn.Linear]:
             if isinstance(module, nn.Linear):
                 found[f"{place}{name}.weight"] = module
     return found
-
-
-def _answer(engine: TorchEngine, graph: str, case: Case) -> list[Array]:
-    if graph == "step":
-        assert case.step is not None
-        return [engine.run("step", engine.run("prepare", case.inputs) | case.step)["velocity"]]
-    out = engine.run(graph, case.inputs)
-    return [value.numpy() for value in out["prepared"]] if graph == "prepare" else list(out.values())
 
 
 @contextlib.contextmanager
