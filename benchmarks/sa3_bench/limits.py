@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+
+from sa3_engines import processor
 
 SHAPES = ((512, 1024, 4096), (2048, 1024, 4096), (452, 1024, 8192))  # rows, inner, columns: a transformer's
 TASTE, SLOW = (128, 1024, 1024), 5.0  # a small product, and the GFLOP/s below which no larger one is tried
@@ -20,7 +21,7 @@ BYTES = 1 << 28  # per array of the bandwidth probe: far more than any cache
 
 def measure(threads: int | None = None, device: str = "cpu") -> dict[str, Any]:
     """gemm: GFLOP/s by library and precision; bandwidth: GB/s. Best of several tries each."""
-    count = threads or _cores()
+    count = threads or processor.cores()
     gemm: dict[str, float] = {}
     problems: dict[str, str] = {}
     if device == "cpu":
@@ -39,10 +40,6 @@ def measure(threads: int | None = None, device: str = "cpu") -> dict[str, Any]:
         "bandwidth_gb_s": bandwidth,
         "not_measured": problems,
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak(limits: Mapping[str, Any], precision: str) -> tuple[float, str]:

@@ -33,8 +33,12 @@ def run(command: str, work: Callable[[], int], *, interrupted: str = "interrupte
 
 
 def say(command: str, text: str) -> None:
+    note(f"{command}: {text}")
+
+
+def note(text: str) -> None:
     if sys.stderr is not None:  # print would take standard output instead
-        print(f"{command}: {text}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
 
 
 def on_terminal() -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sa3_engines import bundle, mapped
+from sa3_engines import bundle, mapped, processor
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
@@ -131,7 +131,7 @@ class OnnxEngine:
         self._graphs = graphs
         self._low_memory = low_memory
         self._device = "cpu" if device == "auto" else device
-        self._threads = threads or _cores()
+        self._threads = threads or processor.cores()
         self._shares_arena = self._device == "cpu" and not low_memory
         self._host = Host(config, next(iter(graphs.values())).parent)
         # Quantised weights lie in a file of their graph's name.
@@ -355,11 +355,6 @@ def _share_arena() -> None:
 
 def _available() -> list[str]:
     return runtime().get_available_providers()
-
-
-def _cores() -> int:
-    """The cores this process may use, which in a container are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _failures() -> tuple[type[Exception], ...]:

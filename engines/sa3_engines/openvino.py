@@ -8,14 +8,13 @@ really runs in is checked: it takes another number type or device without an err
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sa3_engines import bundle, mapped, openvino_graph, openvino_weights
+from sa3_engines import bundle, mapped, openvino_graph, openvino_weights, processor
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
@@ -116,7 +115,7 @@ class OpenVinoEngine:
         self.config = config
         self._graphs = graphs
         self._device = "cpu" if device == "auto" else device
-        self._threads = threads or _cores()
+        self._threads = threads or processor.cores()
         self._precision = precision
         self._host = Host(config, next(iter(graphs.values())).parent)
         self._core: Core = Core()
@@ -257,11 +256,6 @@ def _full(device: str, here: Sequence[str]) -> str:
     if device == "auto":
         return "cpu"
     return f"{device}:0" if f"{device}:0" in here else device
-
-
-def _cores() -> int:
-    """The cores this process may use, which in a container are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _first(error: Exception) -> str:

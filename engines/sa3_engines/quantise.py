@@ -7,12 +7,13 @@ format that stores whole groups fills it up with zeros, which change nothing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+
+from sa3_engines import processor
 
 Array = np.ndarray
 # A share of the largest weight that the outermost level stands for. At eight bits clipping gains nothing; at four it
@@ -122,7 +123,7 @@ def _quantise(
         for first in starts:
             run(first)
     else:
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(processor.cores()) as pool:
             list(pool.map(run, starts))
     return out, scale
 
@@ -152,7 +153,3 @@ def _error(groups: Array, found: Array, scale: Array) -> Array:
     left = found * scale[..., None]
     left -= groups
     return np.einsum("rgk,rgk->rg", left, left)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

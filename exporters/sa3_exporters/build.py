@@ -56,6 +56,8 @@ class Recipe:
         unknown = [graph for graph in self.graphs if graph not in has]
         if unknown:
             raise InvalidRequest(f"{self.source.name} has no graph {unknown[0]!r}; it has {', '.join(has)}")
+        if not self.precision:
+            raise InvalidRequest(f"no precision is asked for; choose from auto, {', '.join(tiers.TIERS)}")
         if "step" in self.graphs and "prepare" not in self.graphs:
             raise InvalidRequest("step needs what prepare gives; export both: --graphs prepare,step")
         object.__setattr__(self, "graphs", tuple(graph for graph in has if graph in (self.graphs or has)))
@@ -66,7 +68,7 @@ def _profile(asked: Profile | None, source: Source) -> Profile:
     longest = source.config.longest_seconds
     if asked is None:
         return Profile(min_seconds=0.0, opt_seconds=min(USUAL_SECONDS, longest), max_seconds=longest)
-    if not 0 <= asked.min_seconds <= asked.opt_seconds <= asked.max_seconds:
+    if not 0 <= asked.min_seconds <= asked.opt_seconds <= asked.max_seconds or not asked.max_seconds:
         raise InvalidRequest(
             f"a profile of {asked.min_seconds:g}, {asked.opt_seconds:g}, {asked.max_seconds:g} s: it must go up, from 0"
         )
@@ -159,8 +161,26 @@ def build(recipe: Recipe, watch: Watch | None = None, *, force: bool = False) ->
         return None if not force and is_current(recipe) else _build(recipe, watch, force=force)
 
 
+def _check_kept(recipe: Recipe, wanted: Sequence[str]) -> None:
+    """Refuses to drop what an earlier export made of the same weights."""
+    try:
+        found = bundle.load(recipe.out)
+    except BundleError:
+        return
+    lost = [name for name in found.tiers if name not in wanted]
+    lost += [graph for graph in found.graphs if graph not in recipe.graphs]
+    if lost and found.target == recipe.target and found.source.digest == placing.digest(recipe.source):
+        raise InvalidRequest(
+            f"{recipe.out} holds {', '.join(lost)}, which this export would drop; ask for all that it is to hold "
+            f"(--precision {','.join(sorted({*found.tiers, *wanted}, key=tiers.TIERS.index))}), choose another --out, "
+            "or --force"
+        )
+
+
 def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
     target, wanted = plan(recipe, watch)
+    if not force:
+        _check_kept(recipe, [tier.name for tier in wanted])
     if doubt := islands.doubt(recipe.islands, recipe.source):
         watch.note(doubt)
     with publishing.staging(recipe.out) as folder:

@@ -10,21 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sa3_engines import models
+from sa3_engines import console, models
 from sa3_engines.bundle import Profile
-from sa3_engines.errors import BackendUnavailable, Cancelled, InvalidRequest, Sa3Error
+from sa3_engines.engine import GRAPHS
+from sa3_engines.errors import BackendUnavailable, InvalidRequest
 from sa3_engines.tiers import TIERS, TYPES
+from sa3_exporters import push
 from sa3_exporters.watch import Watch
 
 if TYPE_CHECKING:
     from sa3_exporters.build import Built, Recipe
 
-GRAPHS = ("text", "prepare", "step", "encode", "decode")
+NAME = "sa3-export"
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="sa3-export",
+        prog=NAME,
         description="Convert a Stable Audio 3 model into a bundle that an engine runs without PyTorch. Every graph of "
         "every tier of precision is compared with the PyTorch reference; nothing is published that differs by more "
         "than its tier promises.",
@@ -64,14 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        return _run(args)
-    except KeyboardInterrupt:
-        print("\nsa3-export: interrupted; nothing was published", file=sys.stderr)
-        return Cancelled.exit_code
-    except Sa3Error as e:
-        print(f"sa3-export: {e}", file=sys.stderr)
-        return e.exit_code
+    return console.run(NAME, lambda: _run(args), interrupted="interrupted; nothing was published")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -80,12 +75,14 @@ def _run(args: argparse.Namespace) -> int:
     missing = [name for name in ("torch", "onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(name)]
     if missing:
         raise BackendUnavailable(f"exporting needs {', '.join(missing)}; pip install 'sa3-runtime[export]'")
+    if args.push:
+        push.check(args.push)
     source = models.locate(args.model, revision=args.revision, bundles=False)
     from sa3_exporters import build  # imports torch
 
     recipe = build.Recipe(
         source=source,
-        out=(args.out or models.bundle_folder(args.model, args.target)).expanduser().absolute(),
+        out=(args.out or models.bundle_folder(args.model, args.target)).expanduser().resolve(),
         target=args.target,
         precision=_words(args.precision),
         graphs=_words(args.graphs or ""),
@@ -97,20 +94,20 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace, recipe: Recipe, watch: Drawn) -> int:
-    from sa3_exporters import build, forecast, push
+    from sa3_exporters import build, forecast
 
     current = f"{recipe.out} is already current; --force exports it again"
     build.check_target(recipe)
     if args.dry_run:
-        print("\n".join(forecast.describe(recipe, *build.plan(recipe, watch))))
+        console.out("\n".join(forecast.describe(recipe, *build.plan(recipe, watch))))
         if build.is_current(recipe):
-            print(current)
+            console.out(current)
         return 0
     built = build.build(recipe, watch, force=args.force)
     watch.close()
-    print(current if built is None else f"{table(built)}\n{recipe.out}  {built.bundle.id}")
+    console.out(current if built is None else f"{table(built)}\n{recipe.out}  {built.bundle.id}")
     if args.push:
-        print(f"uploaded to {push.push(recipe.out, args.push, private=args.private, tell=watch.note)}")
+        console.out(f"uploaded to {push.push(recipe.out, args.push, private=args.private, tell=watch.note)}")
     return 0
 
 
@@ -142,7 +139,7 @@ class Drawn(Watch):
         self.close()
 
     def stage(self, what: str, done: float) -> None:
-        if not sys.stderr.isatty():
+        if not console.on_terminal():
             self._line(what)
             return
         from tqdm import tqdm
@@ -165,7 +162,7 @@ class Drawn(Watch):
             self._bar = None
 
     def _line(self, what: str) -> None:
-        print(f"{time.perf_counter() - self._started:7.1f} s  {what}", file=sys.stderr, flush=True)
+        console.note(f"{time.perf_counter() - self._started:7.1f} s  {what}")
 
 
 def table(built: Built) -> str:

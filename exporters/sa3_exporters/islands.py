@@ -78,6 +78,8 @@ def _table(path: Path) -> Mapping[str, Any]:
 
 def _check(raw: Any, path: Path) -> None:
     try:
+        if not {"tiers", "targets"} & set(raw):
+            raise KeyError("tiers")
         for name in raw.get("targets", {}):
             if name not in targets.NAMES:
                 known = ", ".join(targets.NAMES)

@@ -32,6 +32,7 @@ def only_one(out: Path, watch: Watch) -> Generator[None]:
     path = out.parent / f".{out.name}.lock"
     with _writing(out):
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # a folder that takes no files would look like a lock that somebody holds
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)

@@ -11,13 +11,17 @@ from sa3_engines.errors import InvalidRequest, OutputError
 from sa3_engines.models import MANIFEST
 
 
+def check(repo: str) -> None:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise InvalidRequest(f"{repo!r} is not a repository's name; write OWNER/NAME")
+
+
 def push(folder: Path, repo: str, *, private: bool, tell: Callable[[str], None]) -> str:
     """Returns the address of what was uploaded."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise InvalidRequest(f"{repo!r} is not a repository's name; write OWNER/NAME")
+    check(repo)
     found = bundle.read(folder, deep=True)
     api = hub.HfApi()
     total = sum(file.size for file in found.files.values())

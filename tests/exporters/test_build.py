@@ -66,7 +66,7 @@ def test_fast_is_left_out_where_it_is_not_faster():
 
 def test_profiles_go_up_and_stay_within_the_model(tmp_path: Path):
     assert recipe(tmp_path).profile is not None
-    for low, usual, high in ((5, 3, 10), (-1, 2, 3), (1, 5, 4)):
+    for low, usual, high in ((5, 3, 10), (-1, 2, 3), (1, 5, 4), (0, 0, 0)):
         with pytest.raises(InvalidRequest, match="it must go up, from 0"):
             recipe(tmp_path, profile=Profile(min_seconds=low, opt_seconds=usual, max_seconds=high))
     with pytest.raises(InvalidRequest, match=r"nano was made for [\d.]+ s at most, and 99 were asked"):
@@ -89,4 +89,10 @@ def test_the_command_refuses_before_it_works(tmp_path: Path, capsys: pytest.Capt
     assert "was made for" in capsys.readouterr().err
     assert cli.main([*out, "--islands", str(tmp_path / "none.json")]) in (2, 3)
     assert "none.json" in capsys.readouterr().err
+    for words in (("--precision", ""), ("--precision", ",", "--dry-run")):
+        assert cli.main([*out, *words]) == 2
+        assert "no precision is asked for; choose from auto, exact" in capsys.readouterr().err
+    for words in (("--dry-run",), ()):
+        assert cli.main([*out, "--push", "not a name", *words]) == 2
+        assert "'not a name' is not a repository's name" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

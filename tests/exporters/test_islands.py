@@ -30,7 +30,7 @@ def test_a_table_of_ones_own(tmp_path: Path):
     ("text", "what"),
     [("{", "not JSON"), ('{"tiers": {"fats": {}}}', "no tier 'fats'"), ('{"tiers": {"fast": ["x"]}}', "as sensitivity"),
      ('{"tiers": {"fast": {"exact": ["("]}}}', "as sensitivity"), ("[]", "as sensitivity"),
-     ('{"targets": {"onxn": {}}}', "no target 'onxn'"), (None, "cannot be read")],
+     ('{"a": 1}', "as sensitivity"), ('{"targets": {"onxn": {}}}', "no target 'onxn'"), (None, "cannot be read")],
 )  # fmt: skip
 def test_a_table_that_is_none(tmp_path: Path, text: str | None, what: str):
     file = tmp_path / "islands.json"

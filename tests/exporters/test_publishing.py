@@ -15,7 +15,7 @@ import pytest
 from sa3_engines import bundle
 from sa3_engines.engine import GRAPHS
 from sa3_engines.errors import OutputError
-from sa3_exporters import cli, publishing
+from sa3_exporters import build, cli, publishing
 from sa3_exporters.watch import Watch
 
 
@@ -27,13 +27,18 @@ class Noted(Watch):
         self.notes.append(what)
 
 
-def words(model: Path, out: Path) -> list[str]:
+def words(model: Path, out: Path, precision: str = "exact") -> list[str]:
     """An export of a second or two: the model is a bundle, and its graphs need no tracing."""
-    return ["--model", str(model), "--target", "onnx", "--precision", "exact", "--out", str(out)]
+    return ["--model", str(model), "--target", "onnx", "--precision", precision, "--out", str(out)]
+
+
+def shorter(model: Path, out: Path) -> list[str]:
+    """What the bundle holds, for other durations."""
+    return [*words(model, out, "exact,fast"), "--max-seconds", "5"]
 
 
 def started(model: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sa3_exporters.cli", *words(model, out)]
+    command = [sys.executable, "-m", "sa3_exporters.cli", *shorter(model, out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -85,11 +90,11 @@ def test_a_kill_leaves_what_was_there(bundles: Mapping[str, Path], tmp_path: Pat
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     if before == "a bundle":
-        assert set(bundle.read(out, deep=True).tiers) == {"exact", "fast"}
+        assert bundle.read(out, deep=True).profile.max_seconds > 5
     assert out.exists() == (before == "a bundle")
     assert any(path.suffix == publishing.UNFINISHED for path in tmp_path.iterdir())
-    assert cli.main(words(bundles["tiny-small"], out)) == 0
-    assert set(bundle.read(out, deep=True).tiers) == {"exact"}
+    assert cli.main(shorter(bundles["tiny-small"], out)) == 0
+    assert bundle.read(out, deep=True).profile.max_seconds == 5
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -114,10 +119,25 @@ def test_what_is_not_of_this_bundle_stays(tmp_path: Path):
     assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
-def test_fewer_tiers_in_place_leave_no_files_behind(bundles: Mapping[str, Path], tmp_path: Path):
+def test_what_was_made_of_the_same_weights_is_not_dropped_unless_forced(
+    bundles: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "out"
+    shutil.copytree(bundles["tiny-small"], folder)
+    before = (folder / "manifest.json").read_bytes()
+    for more, lost in (((), "fast"), (("--graphs", "decode"), "fast, text, prepare, step, encode")):
+        assert cli.main([*words(bundles["tiny-small"], folder), *more]) == 2
+        assert f"holds {lost}, which this export would drop; ask for all" in capsys.readouterr().err
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_fewer_tiers_in_place_leave_no_files_behind(
+    bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = tmp_path / "model"
     shutil.copytree(bundles["tiny-small"], folder)
     (folder / "notes.int8.txt").write_text("mine")
+    monkeypatch.setattr(build, "_check_kept", lambda *_: None)  # --force would trace the graphs again
     assert cli.main(words(folder, folder)) == 0
     found = bundle.read(folder, deep=True)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -135,3 +155,16 @@ def test_a_cache_that_cannot_be_written(
     assert capsys.readouterr().err == f"sa3-export: cannot write {where}: Not a directory\n"
     assert cli.main(words(bundles["tiny-small"], tmp_path / "out")) == 0
     assert bundle.read(tmp_path / "out", deep=True).tiers
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files, from root either")
+def test_a_folder_that_takes_no_files_is_no_export_to_wait_for(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--model", "nano", "--target", "onnx", "--out", "/proc/out"]) == OutputError.exit_code
+    assert "cannot write /proc/out" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes a pipe in a shell")
+def test_output_that_nobody_reads():
+    command = f"'{sys.executable}' -m sa3_exporters.cli --model nano --target onnx --dry-run | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
