@@ -17,6 +17,15 @@ def test_signal_to_error():
     assert np.isnan(likeness.snr_db(signal, np.where(signal > 0.9, np.nan, signal)))
 
 
+def test_large_answers_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    draw = np.random.default_rng(3)
+    a, b = draw.standard_normal((2, 3, 5, 11)).astype(np.float32)
+    whole = likeness.snr_db(a, b), likeness.cosine(a, b)
+    monkeypatch.setattr(likeness, "PIECE", 7)
+    assert (likeness.snr_db(a, b), likeness.cosine(a, b)) == pytest.approx(whole)
+    assert likeness.cosine(a, a) == 1.0
+
+
 def test_cosine():
     a = np.array([1.0, 0.0, 1.0])
     assert likeness.cosine(a, 5 * a) == pytest.approx(1.0)
