@@ -35,7 +35,7 @@ def why_not(opened: str, backend: str, precision: str) -> str | None:
     if backend == "torch":
         return "tiers below exact are for exported bundles" if precision in tiers.TIERS[1:] else None
     source = models.locate(opened)
-    folder = bundle.of(source, backend)
+    folder = bundle.of(source, backend, precision)
     if folder is None:
         return None  # opening says so
     try:

@@ -113,20 +113,22 @@ class Bundle:
         return tuple(dict.fromkeys(graph for tier in self.tiers.values() for graph in tier.graphs))
 
 
-def of(source: Source, backend: str) -> Path | None:
-    """The folder of the bundle that a backend can run, among those of a model. One whose manifest cannot be read may be
-    for any backend: opening it says what is wrong with it.
+def of(source: Source, backend: str, precision: str = "auto") -> Path | None:
+    """The folder of the bundle that a backend can run, among those of a model: the first that holds what is asked for,
+    or the first. One whose manifest cannot be read may be for any backend: opening it says what is wrong with it.
     """
-    broken: Path | None = None
+    asked, fitting, broken = tiers.ask(precision), list[Path](), list[Path]()
     for folder in source.bundles:
         try:
             found = load(folder)
         except BundleError:
-            broken = broken or folder
-        else:
-            if backend in found.backends and _changed(source, folder, found) is None:
+            broken.append(folder)
+            continue
+        if backend in found.backends and _changed(source, folder, found) is None:
+            if any(asked.meets(name, tier.type) for name, tier in found.tiers.items()):
                 return folder
-    return broken
+            fitting.append(folder)
+    return next(iter((*fitting, *broken)), None)
 
 
 def _changed(source: Source, folder: Path, found: Bundle) -> Path | None:
@@ -192,7 +194,7 @@ def opened(source: Source, backend: str, precision: str, memory: str = "normal")
     """The checked bundle for a backend, and the tier of it that was asked for; with little memory and no tier named,
     the smallest.
     """
-    folder = of(source, backend)
+    folder = of(source, backend, precision)
     if folder is None:
         raise BackendUnavailable(why_not(source, backend) or "")
     found = read(folder)
@@ -209,7 +211,7 @@ def expected_seconds(source: Source, backend: str, precision: str) -> float:
     """How long a usual clip would take, by what was measured at export; infinite where nothing is known of this
     machine.
     """
-    folder = of(source, backend)
+    folder = of(source, backend, precision)
     if folder is None:
         return math.inf
     try:

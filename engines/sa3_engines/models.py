@@ -137,7 +137,8 @@ def _located(model: str, revision: str | None, bundles: bool) -> Source:
             from_folder(exported[0], name=ALIASES.get(model, model)), bundles=exported, **_origin(exported[0])
         )
     source = _checkpoint(model, revision)
-    return replace(source, bundles=(*source.bundles, *(f for f in exported if f != source.folder)))
+    # What somebody exported here comes before what came with the checkpoint.
+    return replace(source, bundles=(*(folder for folder in exported if folder != source.folder), *source.bundles))
 
 
 def cache_folder() -> Path:

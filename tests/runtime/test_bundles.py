@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sa3_engines import models
+from sa3_engines import bundle, models
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, ModelNotFound
 from sa3_engines.models import HERE
 from sa3_exporters.cli import main as export
@@ -73,6 +73,17 @@ def test_a_checkpoints_own_bundles_come_with_it(cache: Path, tmp_path: Path):
     for backend in ("auto", "onnx"):
         with Pipeline.load(str(plain), backend=backend) as pipeline:
             assert pipeline.engine.support.backend == "onnx"
+
+
+def test_what_was_exported_here_comes_before_what_is_in_the_package(cache: Path):
+    def other_tier(manifest: dict[str, Any]) -> None:
+        manifest["tiers"] = {"fast": {**manifest["tiers"]["exact"], "type": "int8"}}
+
+    folder = put(cache / "nano-onnx", other_tier)
+    source = models.locate("nano")
+    assert source.bundles == (folder, HERE / "nano")
+    assert bundle.of(source, "onnx", "fast") == bundle.of(source, "onnx", "int4") == folder
+    assert bundle.of(source, "onnx", "exact") == bundle.of(source, "onnx") == HERE / "nano"
 
 
 def test_a_checkpoint_that_was_trained_further_is_not_what_was_exported(cache: Path, tmp_path: Path):
