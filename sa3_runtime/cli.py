@@ -1,4 +1,4 @@
-"""The command `sa3`. Only this file prints; what is heavy is imported after the flags are read."""
+"""The command `sa3`. Only this file says anything; what is heavy is imported after the flags are read."""
 
 from __future__ import annotations
 

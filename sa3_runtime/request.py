@@ -223,8 +223,8 @@ def _numbers(r: Request) -> None:
     if r.init_audio is not None and r.init_noise_level <= 0:
         raise InvalidRequest("init_noise_level 0 leaves nothing to do; it must be above 0")
     low, high = _pair(r.cfg_interval, "cfg_interval")
-    if not 0 <= low <= high <= 1:
-        raise InvalidRequest(f"cfg_interval {low:g} to {high:g}; two noise levels from 0 to 1, the lower one first")
+    if low > high:
+        raise InvalidRequest(f"cfg_interval {low:g} to {high:g}; the first must not exceed the second")
     for name in ("continue_audio", "chunked_decode", "decode", "autoencoder_noise", "truncate", "truncate_prompt"):
         if not isinstance(getattr(r, name), (bool, NoneType)):
             raise InvalidRequest(f"{name} {getattr(r, name)!r}; it must be true or false")

@@ -13,13 +13,14 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from sa3_engines import models, processor, remembered, tiers
 from sa3_engines.engine import CODEC, GRAPHS
-from sa3_engines.errors import BackendUnavailable, BundleError
-from sa3_engines.models import CONFIG, MANIFEST, WEIGHTS, Source
+from sa3_engines.errors import BackendUnavailable, BundleError, CheckpointError
+from sa3_engines.models import CONFIG, MANIFEST, NOTICES, WEIGHTS, Source
 
 SCHEMA = 2
 STEPS = 8  # of a usual clip
@@ -115,33 +116,37 @@ class Bundle:
 
 def of(source: Source, backend: str, precision: str = "auto") -> Path | None:
     """The folder of the bundle that a backend can run, among those of a model: the first that holds what is asked for,
-    or the first. One whose manifest cannot be read may be for any backend: opening it says what is wrong with it.
+    if there is one with all graphs, else with some, else the first. One whose manifest cannot be read may be for any
+    backend: opening it says what is wrong with it.
     """
-    asked, fitting, broken = tiers.ask(precision), list[Path](), list[Path]()
-    for folder in source.bundles:
+    asked, fitting, broken = tiers.ask(precision), list[tuple[bool, bool, int, Path]](), list[Path]()
+    for place, folder in enumerate(source.bundles):
         try:
             found = load(folder)
         except BundleError:
             broken.append(folder)
             continue
         if backend in found.backends and _changed(source, folder, found) is None:
-            if any(asked.meets(name, tier.type) for name, tier in found.tiers.items()):
-                return folder
-            fitting.append(folder)
-    return next(iter((*fitting, *broken)), None)
+            holds = any(asked.meets(name, tier.type) for name, tier in found.tiers.items())
+            fitting.append((not holds, not _is_whole(source, found), place, folder))
+    return min(fitting)[-1] if fitting else next(iter(broken), None)
 
 
 def _changed(source: Source, folder: Path, found: Bundle) -> Path | None:
     """A file of the checkpoint that is not, or no longer, what the bundle was exported from."""
     if source.folder in (None, folder) or not source.has_weights:
         return None
-    with _hashes() as hashes:
-        for name, path in models.files(source).items():
-            if name == CONFIG and source.config.dit is None:
-                continue  # of a part of a model: the bundle's own says no more than that
-            held = found.files.get(name)
-            if held is None or path.stat().st_size != held.size or hashes.sha256(path) != held.sha256:
-                return path
+    for name, path in models.files(source).items():
+        # The configuration of a part of a model says so in the bundle alone; a licence changes no sound.
+        if (name == CONFIG and source.config.dit is None) or any(fnmatch(name, pattern) for pattern in NOTICES):
+            continue
+        held = found.files.get(name)
+        try:
+            with _hashes() as hashes:
+                if held is None or path.stat().st_size != held.size or hashes.sha256(path) != held.sha256:
+                    return path
+        except OSError as e:
+            raise CheckpointError(f"{path} cannot be read: {e.strerror}") from e
     return None
 
 
@@ -158,21 +163,23 @@ def exported(source: Source, backend: str) -> Path | None:
     return None
 
 
-def is_whole(source: Source, backend: str) -> bool:
+def is_whole(source: Source, backend: str, precision: str = "auto") -> bool:
     """False where what a backend would run holds some of the model's graphs only."""
-    folder = of(source, backend)
-    if folder is None:
-        return True
+    folder = of(source, backend, precision)
     with contextlib.suppress(BundleError):
-        return set(load(folder).graphs) >= set(GRAPHS if source.config.dit is not None else CODEC)
+        return folder is None or _is_whole(source, load(folder))
     return True
+
+
+def _is_whole(source: Source, found: Bundle) -> bool:
+    return set(found.graphs) >= set(GRAPHS if source.config.dit is not None else CODEC)
 
 
 def why_not(source: Source, backend: str) -> str | None:
     """None where a backend has a bundle of the model; else why not, and what to do."""
     if of(source, backend) is not None:
         return None
-    export = f"run: sa3-export --model {_asked(source)} --target {backend}"
+    export = f"run: sa3-export --model {as_typed(source)} --target {backend}"
     if not source.bundles:
         what = (
             "random weights are graphs only once exported" if source.folder is None else f"{source.folder} is no bundle"
@@ -184,7 +191,7 @@ def why_not(source: Source, backend: str) -> str | None:
     return f"{folder} was exported for {', '.join(load(folder).backends)}; {export}"
 
 
-def _asked(source: Source) -> str:
+def as_typed(source: Source) -> str:
     """What a user would write for this model."""
     by_name = source.seed is not None or source.name == "nano" or source.name in models.RELEASED
     return source.name if by_name else source.repo or str(source.folder)
@@ -204,7 +211,7 @@ def opened(source: Source, backend: str, precision: str, memory: str = "normal")
         name = min(runnable, key=lambda name: tiers.BITS[runnable[name].type], default=None)
         if name is not None:
             return folder, found, name, runnable[name]
-    return folder, found, *choose(found, precision, have, _asked(source))
+    return folder, found, *choose(found, precision, have, as_typed(source))
 
 
 def expected_seconds(source: Source, backend: str, precision: str) -> float:

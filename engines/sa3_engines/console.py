@@ -4,6 +4,7 @@ of few characters.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -38,7 +39,8 @@ def say(command: str, text: str) -> None:
 
 def note(text: str) -> None:
     if sys.stderr is not None:  # print would take standard output instead
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody listens: no reason to lose what is being made
+            print(text, file=sys.stderr, flush=True)
 
 
 def on_terminal() -> bool:

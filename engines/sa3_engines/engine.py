@@ -118,6 +118,10 @@ class Profiled(Protocol):
         ...
 
 
+def most_threads() -> int:
+    return THREADS_A_CORE * (os.cpu_count() or 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to open a model. `auto` leaves the choice to the backend, which then says what it took."""
@@ -131,7 +135,7 @@ class Options:
         if self.memory not in MEMORY:
             raise InvalidRequest(f"memory {self.memory!r}; choose from {', '.join(MEMORY)}")
         threads: Any = self.threads  # what a caller passed, whatever the annotation says
-        most = THREADS_A_CORE * (os.cpu_count() or 1)
+        most = most_threads()
         if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
             raise InvalidRequest(f"threads {threads!r}; it must be a whole number from 1 to {most} on this machine")
 

@@ -123,11 +123,11 @@ def locate(model: str, *, revision: str | None = None, bundles: bool = True) -> 
     False: the checkpoint itself is wanted.
     """
     if not model:
-        raise InvalidRequest("a model's name is empty; nano is the one that is always here")
+        raise ModelNotFound("no model '': the name is empty; nano is the one that is always here")
     try:
         return _located(model, revision, bundles)
-    except PermissionError as e:
-        raise ModelNotFound(f"{e.filename} cannot be read: {e.strerror}") from e
+    except OSError as e:
+        raise ModelNotFound(f"{e.filename or model} cannot be read: {e.strerror or e}") from e
 
 
 def _located(model: str, revision: str | None, bundles: bool) -> Source:
@@ -155,7 +155,7 @@ def _file_name(model: str) -> str:
     whole = str(path.resolve()) if path.is_dir() else model
     plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in whole).strip("-")
     # a/b and a-b would be one.
-    return f"{plain}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}" if os.sep in whole else plain
+    return f"{plain}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}" if {"/", os.sep} & set(whole) else plain
 
 
 def _exported(model: str, revision: str | None) -> tuple[Path, ...]:

@@ -188,7 +188,7 @@ class OnnxEngine:
     def profile(self, graph: str, inputs: Inputs) -> Sequence[Ran]:
         self.release((graph,))  # never two of a graph
         feeds, options = self._host.inputs(graph, inputs), self._options(graph)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / graph)
             session = self._kept(graph, options).session
@@ -204,6 +204,8 @@ class OnnxEngine:
 
     def _find_out(self) -> None:
         """Whether the device really runs a graph: what a provider does not take goes to the CPU without a word."""
+        if "decode" not in self._graphs:
+            return
         provider = PROVIDERS[_kind(self._device)]
         latents = np.zeros((1, self.config.autoencoder.latent_channels, 1), np.float32)
         ran = self.profile("decode", decode(self.config, latents))

@@ -1,18 +1,19 @@
 """What is in files, by hash, remembered by inode, size and time, so that gigabytes are not read at every start, nor
 twice where two names are links to one file.
 
-Forgetting is harmless: what is not remembered is read again. A folder that cannot be written to remembers nothing.
+Forgetting is harmless: what is not remembered is read again. A folder that cannot be written to remembers nothing from
+one process to the next.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 from pathlib import Path
 
 MOST = 500  # files; the oldest are forgotten first
+_UNSAVED: dict[Path, dict[str, list[int | str]]] = {}  # what this process knows where nothing can be written
 
 
 class Hashes:
@@ -22,10 +23,11 @@ class Hashes:
         self._path = path
         self._new = False
         self._known: dict[str, list[int | str]] = {}
-        with contextlib.suppress(OSError, ValueError):
+        try:
             held = json.loads(path.read_text("utf-8"))
-            if isinstance(held, dict):
-                self._known = held
+            self._known = held if isinstance(held, dict) else {}
+        except (OSError, ValueError):
+            self._known = dict(_UNSAVED.get(path, {}))
 
     def __enter__(self) -> Hashes:
         return self
@@ -35,21 +37,25 @@ class Hashes:
             return
         kept = dict(list(self._known.items())[-MOST:])
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
-        with contextlib.suppress(OSError):
+        try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(kept), "utf-8")
             part.replace(self._path)
+        except OSError:
+            _UNSAVED[self._path] = kept
 
     def sha256(self, path: Path, *, again: bool = False) -> str:
         """again: whatever is remembered, the file is read."""
         found = path.stat()
-        key, stamp = str(found.st_ino), [found.st_size, found.st_mtime_ns]
+        key, stamp = f"{found.st_dev}:{found.st_ino}", [found.st_size, found.st_mtime_ns]
         held = self._known.get(key)
         if not again and isinstance(held, list) and held[:-1] == stamp:
             return str(held[-1])
-        self._known.pop(key, None)  # what was asked for last is forgotten last
-        self._known[key] = [*stamp, read := sha256(path)]
-        self._new = True
+        read = sha256(path)
+        if found.st_ino:  # some systems number no files
+            self._known.pop(key, None)  # what was read last is forgotten last
+            self._known[key] = [*stamp, read]
+            self._new = True
         return read
 
 

@@ -61,7 +61,8 @@ def open_engine(source: Source, backend: str = "auto", options: Options | None =
 
     def rank(name: str) -> tuple[bool, float]:
         """Sorting by it keeps the order of preference where nothing was measured."""
-        return not bundle.is_whole(source, name), bundle.expected_seconds(source, name, options.precision)
+        whole = bundle.is_whole(source, name, options.precision)
+        return not whole, bundle.expected_seconds(source, name, options.precision)
 
     for name in sorted(names(), key=rank):
         one = load(name)

@@ -161,27 +161,36 @@ def build(recipe: Recipe, watch: Watch | None = None, *, force: bool = False) ->
         return None if not force and is_current(recipe) else _build(recipe, watch, force=force)
 
 
-def _check_kept(recipe: Recipe, wanted: Sequence[str]) -> None:
+def check_kept(recipe: Recipe, wanted: Sequence[Tier]) -> None:
     """Refuses to drop what an earlier export made of the same weights."""
     try:
         found = bundle.load(recipe.out)
     except BundleError:
         return
-    lost = [name for name in found.tiers if name not in wanted]
+    other = found.target != recipe.target
+    names = [tier.name for tier in wanted]
+    lost = [one for one in found.tiers if other or one not in names]
     lost += [graph for graph in found.graphs if graph not in recipe.graphs]
-    if lost and found.target == recipe.target and found.source.digest == placing.digest(recipe.source):
+    if not lost or found.source.digest != placing.digest(recipe.source):
+        return
+    if other:
         raise InvalidRequest(
-            f"{recipe.out} holds {', '.join(lost)}, which this export would drop; ask for all that it is to hold "
-            f"(--precision {','.join(sorted({*found.tiers, *wanted}, key=tiers.TIERS.index))}), choose another --out, "
-            "or --force"
+            f"{recipe.out} holds an export for {found.target}, which this one would drop; choose another --out, or "
+            "--force"
         )
+    whole = ",".join(sorted({*found.tiers, *names}, key=tiers.TIERS.index))
+    graphs = ",".join(dict.fromkeys((*found.graphs, *recipe.graphs)))
+    raise InvalidRequest(
+        f"{recipe.out} holds {', '.join(lost)}, which this export would drop; ask for all that it is to hold "
+        f"(--precision {whole} --graphs {graphs}), choose another --out, or --force"
+    )
 
 
 def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
     target, wanted = plan(recipe, watch)
     if not force:
-        _check_kept(recipe, [tier.name for tier in wanted])
-    if doubt := islands.doubt(recipe.islands, recipe.source):
+        check_kept(recipe, wanted)
+    if doubt := islands.doubt(recipe.islands, recipe.source, recipe.target):
         watch.note(doubt)
     with publishing.staging(recipe.out) as folder:
         steps = _Steps(watch, 3 + len(recipe.graphs) * len(wanted) * 2)

@@ -99,9 +99,12 @@ def _export(args: argparse.Namespace, recipe: Recipe, watch: Drawn) -> int:
     current = f"{recipe.out} is already current; --force exports it again"
     build.check_target(recipe)
     if args.dry_run:
-        console.out("\n".join(forecast.describe(recipe, *build.plan(recipe, watch))))
-        if build.is_current(recipe):
+        target, wanted = build.plan(recipe, watch)
+        console.out("\n".join(forecast.describe(recipe, target, wanted)))
+        if build.is_current(recipe) and not args.force:
             console.out(current)
+        elif not args.force:
+            build.check_kept(recipe, wanted)
         return 0
     built = build.build(recipe, watch, force=args.force)
     watch.close()

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from sa3_engines import models, processor
-from sa3_exporters import islands, onnx_tiers
+from sa3_exporters import onnx_tiers
 from sa3_exporters.build import Recipe
+from sa3_exporters.sensitivity import FORMS
 from sa3_exporters.targets import Target, Tier
 from stable_audio_3 import checkpoint
 from stable_audio_3.checkpoint import AUTOENCODER, DIT, TEXT, Networks
@@ -35,7 +36,7 @@ def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str
         needs = f", on processors with {', '.join(tier.instructions)}" if tier.instructions else ""
         size = ", weights as in the checkpoint"
         if tier.type != "fp32":
-            size = f", about {_size(recipe.graphs, tier, networks) / 1e6:,.3g} MB"
+            size = f", about {_size(recipe, tier, networks) / 1e6:,.3g} MB"
         lines.append(f"precision  {tier.name}: {tier.type}{size}{needs}")
     lines.append(f"durations  {recipe.profile}")
     lines.append(f"for        {processor.described()}")
@@ -48,20 +49,19 @@ def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str
     return lines
 
 
-def _size(graphs: Sequence[str], tier: Tier, networks: Networks) -> int:
+def _size(recipe: Recipe, tier: Tier, networks: Networks) -> int:
     """Bytes of the weights that a lower tier stores anew: those of the graphs' linear layers, but for its islands."""
-    asked = tuple(PARTS[graph] for graph in graphs)
-    linears = (
-        (f"{prefix}{name}.weight", module)
-        for prefix, part in networks.parts()
-        for name, module in part.named_modules()
-        if isinstance(module, nn.Linear)
-    )
-    return sum(
-        _stored(tier, key, (linear.out_features, linear.in_features))
-        for key, linear in linears
-        if key.startswith(asked)
-    )
+    graphs = {PARTS[graph]: graph for graph in recipe.graphs}
+    total = 0
+    for prefix, part in networks.parts():
+        for name, module in part.named_modules():
+            key = f"{prefix}{name}.weight"
+            graph = next((graph for place, graph in graphs.items() if key.startswith(place)), None)
+            if graph is not None and isinstance(module, nn.Linear):
+                shape = module.out_features, module.in_features
+                # None is a layer that stays as it is.
+                total += _stored(tier, key, shape) if FORMS[recipe.target](graph, tier, key, shape) else 0
+    return total
 
 
 def _stored(tier: Tier, key: str, shape: tuple[int, int]) -> int:
@@ -69,4 +69,4 @@ def _stored(tier: Tier, key: str, shape: tuple[int, int]) -> int:
     if blocks := onnx_tiers.blocks(tier, key, shape):
         rows, groups, size = blocks.shape(*shape)
         return rows * groups * (size + 4)
-    return 0 if islands.is_exact(tier, key) else 2 * shape[0] * shape[1]
+    return 2 * shape[0] * shape[1]

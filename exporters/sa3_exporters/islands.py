@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+from sa3_engines import bundle
 from sa3_engines.errors import InvalidRequest
 from sa3_engines.models import Source
 from sa3_engines.tiers import EXACT, TIERS
@@ -53,14 +54,16 @@ def number_type(tier: Tier, key: str, shape: tuple[int, int]) -> str:
     return tier.type
 
 
-def doubt(file: Path | None, source: Source) -> str | None:
+def doubt(file: Path | None, source: Source, target: str) -> str | None:
     """What to say where a table was derived from other weights than it is used for."""
     found = {} if file is None else _table(file)
     if "digest" not in found or found["digest"] == placing.digest(source):
         return None
+    tier = next(iter(found.get("targets", {}).get(target, {})), "fast")
     return (
         f"table of islands {file} was derived from other weights (those of {found.get('model', 'another model')}); "
-        f"python -m sa3_exporters.sensitivity --model {source.name} derives one from these"
+        f"python -m sa3_exporters.sensitivity --model {bundle.as_typed(source)} --target {target} --tier {tier} "
+        f"--out {file} derives one from these"
     )
 
 

@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sa3_engines import likeness, models
+from sa3_engines import console, likeness, models
 from sa3_engines.engine import Options
-from sa3_engines.errors import BackendUnavailable, Cancelled, InvalidRequest, OutputError, ParityError, Sa3Error
+from sa3_engines.errors import BackendUnavailable, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import Source
 from sa3_engines.tiers import COMPACT, FAST, FLOORS, HIGH
 from sa3_exporters import onnx_tiers, openvino, parity, placing, targets
@@ -277,18 +277,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        _main(args.model, args.target, args.tier, args.out, args.threads)
-    except KeyboardInterrupt:
-        sys.stderr.write("sensitivity: interrupted; nothing was written\n")
-        return Cancelled.exit_code
-    except Sa3Error as e:
-        sys.stderr.write(f"sensitivity: {e}\n")
-        return e.exit_code
-    return 0
+    return console.run(
+        "sensitivity",
+        lambda: _main(args.model, args.target, args.tier, args.out, args.threads),
+        interrupted="interrupted; nothing was written",
+    )
 
 
-def _main(model: str, target_name: str, tier_name: str, out: Path, threads: int | None) -> None:
+def _main(model: str, target_name: str, tier_name: str, out: Path, threads: int | None) -> int:
     if not out.absolute().parent.is_dir():
         raise InvalidRequest(f"{out} cannot be written: there is no folder {out.absolute().parent}")
     tier = targets.load(target_name).tiers()[tier_name]
@@ -299,7 +295,7 @@ def _main(model: str, target_name: str, tier_name: str, out: Path, threads: int 
     results: dict[str, Result] = {}
     for part in parts(engine, Recipe(source=source, out=out, target=target_name)):
         results[part.graph] = measure(part, FORMS[target_name], tier, _bar(part.graph))
-        sys.stdout.write(_line(part.graph, results[part.graph]) + "\n")
+        console.out(_line(part.graph, results[part.graph]))
         if not results[part.graph].keeps:
             raise ParityError(
                 f"{tier_name} keeps no {FLOORS[tier_name]:g} with a margin in {part.graph} with half of the work in "
@@ -307,6 +303,7 @@ def _main(model: str, target_name: str, tier_name: str, out: Path, threads: int 
             )
         tier = with_islands(tier, results[part.graph])
     _write(out, table(source, target_name, tier, results))
+    return 0
 
 
 def _bar(graph: str) -> Watch:

@@ -107,11 +107,20 @@ def examine(model: str = "nano", *, deep: bool = False, tell: Callable[[str], No
         probes += [] if devices else [seen]
     tell(f"{model} with nothing chosen")
     try:
-        auto = isolated(try_auto, model, deep)
+        auto = isolated(try_auto, model)
     except Failed as e:
         auto = Auto(model=model, problem=str(e))
     tell("bundles")
-    return Report(machine=machine.look(), probes=probes, bundles=exports(model, deep=deep), auto=auto)
+    found = exports(model, deep=deep)
+    if auto.problem is None:
+        auto = replace(auto, problem=_broken(model, found))
+    return Report(machine=machine.look(), probes=probes, bundles=found, auto=auto)
+
+
+def _broken(model: str, found: list[Export]) -> str | None:
+    """What is wrong with a bundle of the model, which a quick look may not see."""
+    folders = {str(folder) for folder in models.locate(model).bundles}
+    return next((one.problem for one in found if one.problem is not None and one.folder in folders), None)
 
 
 def exports(model: str, *, deep: bool) -> list[Export]:
@@ -181,9 +190,7 @@ def _readable(backend: str, model: str) -> str:
     return random
 
 
-def try_auto(model: str, deep: bool = False) -> Auto:
-    for folder in models.locate(model).bundles if deep else ():
-        bundle.read(folder, deep=True)
+def try_auto(model: str) -> Auto:
     start = time.perf_counter()
     with Pipeline.load(model) as pipeline:
         loaded = time.perf_counter() - start

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from sa3_engines.engine import most_threads
 from sa3_engines.errors import InvalidRequest
 from sa3_runtime.request import Request
 
@@ -52,6 +53,8 @@ def _plain(args: Namespace, name: str) -> Any:
 
 def _model(args: Namespace, base: Mapping[str, Any]) -> Draft:
     made: Draft = {name: base.get(name) for name in MODEL}
+    if isinstance(made["threads"], int):  # of the machine the clip was made on
+        made["threads"] = min(made["threads"], most_threads())
     if args.model is not None:
         made["revision"] = None
     if args.backend is not None:

@@ -46,9 +46,10 @@ def test_a_table_derived_from_other_weights_is_doubted(golden: Path, tmp_path: P
     file.write_text(json.dumps({"tiers": {}, "model": "another", "digest": "0" * 64}))
     own.write_text(json.dumps({"tiers": {}, "digest": placing.digest(source)}))
     plain.write_text('{"tiers": {}}')  # written by hand: it claims nothing
-    said = islands.doubt(file, source) or ""
-    assert "other weights (those of another)" in said and "--model tiny-small" in said and "\n" not in said
-    assert [islands.doubt(path, source) for path in (own, plain, None)] == [None, None, None]
+    said = islands.doubt(file, source, "onnx") or ""
+    assert "other weights (those of another)" in said and "\n" not in said
+    assert f"--model {golden / 'tiny-small'} --target onnx --tier fast --out {file}" in said
+    assert [islands.doubt(path, source, "onnx") for path in (own, plain, None)] == [None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import signal
 import subprocess
@@ -128,6 +129,12 @@ def test_what_was_made_of_the_same_weights_is_not_dropped_unless_forced(
     for more, lost in (((), "fast"), (("--graphs", "decode"), "fast, text, prepare, step, encode")):
         assert cli.main([*words(bundles["tiny-small"], folder), *more]) == 2
         assert f"holds {lost}, which this export would drop; ask for all" in capsys.readouterr().err
+        assert cli.main([*words(bundles["tiny-small"], folder), *more, "--dry-run"]) == 2
+    capsys.readouterr()
+    if importlib.util.find_spec("openvino"):
+        other = ["--model", str(bundles["tiny-small"]), "--target", "openvino", "--precision", "exact"]
+        assert cli.main([*other, "--out", str(folder)]) == 2
+        assert "holds an export for onnx, which this one would drop" in capsys.readouterr().err
     assert (folder / "manifest.json").read_bytes() == before
 
 
@@ -137,7 +144,7 @@ def test_fewer_tiers_in_place_leave_no_files_behind(
     folder = tmp_path / "model"
     shutil.copytree(bundles["tiny-small"], folder)
     (folder / "notes.int8.txt").write_text("mine")
-    monkeypatch.setattr(build, "_check_kept", lambda *_: None)  # --force would trace the graphs again
+    monkeypatch.setattr(build, "check_kept", lambda *_: None)  # --force would trace the graphs again
     assert cli.main(words(folder, folder)) == 0
     found = bundle.read(folder, deep=True)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

@@ -128,7 +128,7 @@ def test_the_table_is_what_export_reads(planted: Path, tmp_path: Path, capsys: p
     assert islands.is_exact(made, PLANTED) and not islands.is_exact(made, PLANTED.replace("layers.1", "layers.0"))
     assert islands.patterns("openvino", "fast", out) == islands.patterns("openvino", "fast")  # it was not asked about
     written = json.loads(out.read_text())
-    assert written["model"] == "model" and islands.doubt(out, models.from_folder(planted)) is None
+    assert written["model"] == "model" and islands.doubt(out, models.from_folder(planted), "onnx") is None
     assert set(written["measured"]) == set(GRAPHS)
     assert "layers in fp32" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["islands.json"]

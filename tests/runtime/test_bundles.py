@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sa3_engines import bundle, models
+from sa3_engines import bundle, models, remembered
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, ModelNotFound
 from sa3_engines.models import HERE
 from sa3_exporters.cli import main as export
@@ -84,6 +84,31 @@ def test_what_was_exported_here_comes_before_what_is_in_the_package(cache: Path)
     assert source.bundles == (folder, HERE / "nano")
     assert bundle.of(source, "onnx", "fast") == bundle.of(source, "onnx", "int4") == folder
     assert bundle.of(source, "onnx", "exact") == bundle.of(source, "onnx") == HERE / "nano"
+
+
+def test_a_bundle_of_some_graphs_hides_none_of_all(cache: Path):
+    def decode_alone(manifest: dict[str, Any]) -> None:
+        graphs = manifest["tiers"]["exact"]["graphs"]
+        manifest["tiers"]["exact"]["graphs"] = {"decode": graphs["decode"]}
+
+    put(cache / "nano-onnx", decode_alone)
+    with Pipeline.load("nano") as pipeline:
+        assert pipeline.engine.support.backend == "onnx"
+        assert np.isfinite(pipeline.generate(SHORT).audio).all()
+
+
+def test_a_cache_that_takes_no_files_is_no_reason_to_read_weights_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plain = tmp_path / "mine"
+    shutil.copytree(HERE / "nano", plain, ignore=shutil.ignore_patterns("manifest.json", "*.onnx"))
+    put(models.bundle_folder(str(plain), "onnx"))
+    (cache.parent / "checked.json").mkdir()
+    read: list[Path] = []
+    before = remembered.sha256
+    monkeypatch.setattr(remembered, "sha256", lambda path: read.append(path) or before(path))
+    Pipeline.load(str(plain)).close()
+    assert read.count(plain / "model.safetensors") == 1
 
 
 def test_a_checkpoint_that_was_trained_further_is_not_what_was_exported(cache: Path, tmp_path: Path):

@@ -277,7 +277,7 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
         (["--sampler", "euler_a"], 2, "no sampler 'euler_a'; choose from"),
         (["--dist-shift", "sideways"], 2, "no distribution shift 'sideways'"),
         (["--dist-shift", '{"type": "flux", "x": 1}'], 2, "distribution shift flux has no option x; it has"),
-        (["--cfg-interval", "0.9", "0.1"], 2, "two noise levels from 0 to 1, the lower one first"),
+        (["--cfg-interval", "0.9", "0.1"], 2, "the first must not exceed the second"),
         (["--limiter", "3"], 2, "the limiter's ceiling is 3.0 dBTP"),
         (["--sample-rate", "10"], 2, "output rate is 10 Hz"),
         (["--init-audio", "missing.wav"], 2, "there is no audio file 'missing.wav'"),
@@ -297,7 +297,7 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
             2,
             "out_1.wav is both the output and init",
         ),
-        (["--model", ""], 2, "a model's name is empty"),
+        (["--model", ""], 3, "no model '': the name is empty"),
         (["--model", "nano", "--revision", "main"], 2, "only repositories on the hub have revisions"),
         (["--cores", ""], 2, "--cores '': write numbers and ranges"),
         (["--from", "missing.json"], 2, "cannot read 'missing.json'"),
@@ -503,6 +503,14 @@ def test_standard_streams_that_are_closed() -> None:
     assert done.returncode == 0 and "nano" in done.stdout
     done = subprocess.run(f"{command} generate 2>&-", shell=True, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_cannot_be_said_loses_nothing(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        argv = [*SA3, "generate", *MODEL, *SHORT, "-p", "a", "-o", "a.wav"]  # random weights are warned of
+        done = subprocess.run(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=full)
+    assert done.returncode == 0 and audio.read(tmp_path / "a.wav").seconds == 0.5
 
 
 def test_names_this_terminal_cannot_show(tmp_path: Path) -> None:
