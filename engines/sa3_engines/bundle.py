@@ -136,17 +136,17 @@ def _changed(source: Source, folder: Path, found: Bundle) -> Path | None:
     """A file of the checkpoint that is not, or no longer, what the bundle was exported from."""
     if source.folder in (None, folder) or not source.has_weights:
         return None
-    for name, path in models.files(source).items():
-        # The configuration of a part of a model says so in the bundle alone; a licence changes no sound.
-        if (name == CONFIG and source.config.dit is None) or any(fnmatch(name, pattern) for pattern in NOTICES):
-            continue
-        held = found.files.get(name)
-        try:
-            with _hashes() as hashes:
+    try:
+        with _hashes() as hashes:
+            for name, path in models.files(source).items():
+                # The configuration of a part of a model says so in the bundle alone; a licence changes no sound.
+                if (name == CONFIG and source.config.dit is None) or any(fnmatch(name, one) for one in NOTICES):
+                    continue
+                held = found.files.get(name)
                 if held is None or path.stat().st_size != held.size or hashes.sha256(path) != held.sha256:
                     return path
-        except OSError as e:
-            raise CheckpointError(f"{path} cannot be read: {e.strerror}") from e
+    except OSError as e:
+        raise CheckpointError(f"{e.filename} cannot be read: {e.strerror}") from e
     return None
 
 

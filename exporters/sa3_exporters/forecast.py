@@ -10,7 +10,7 @@ from torch import nn
 from sa3_engines import models, processor
 from sa3_exporters import onnx_tiers
 from sa3_exporters.build import Recipe
-from sa3_exporters.sensitivity import FORMS
+from sa3_exporters.forms import FORMS
 from sa3_exporters.targets import Target, Tier
 from stable_audio_3 import checkpoint
 from stable_audio_3.checkpoint import AUTOENCODER, DIT, TEXT, Networks

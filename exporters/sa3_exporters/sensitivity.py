@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from tqdm import tqdm
 
 from sa3_engines import console, likeness, models
@@ -34,8 +35,9 @@ from sa3_engines.engine import Options
 from sa3_engines.errors import BackendUnavailable, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import Source
 from sa3_engines.tiers import COMPACT, FAST, FLOORS, HIGH
-from sa3_exporters import onnx_tiers, openvino, parity, placing, targets
+from sa3_exporters import parity, placing, targets
 from sa3_exporters.build import Recipe
+from sa3_exporters.forms import FORMS, MakesForm
 from sa3_exporters.parity import Case
 from sa3_exporters.targets import Form, Tier
 from stable_audio_3 import checkpoint
@@ -43,9 +45,6 @@ from stable_audio_3.engine import BACKEND as TORCH
 from stable_audio_3.engine import TorchEngine
 
 Array = np.ndarray
-# What a target makes of a graph's linear layer in a tier, by the weight's name and shape.
-MakesForm = Callable[[str, Tier, str, tuple[int, int]], Form | None]
-FORMS: Mapping[str, MakesForm] = {"onnx": onnx_tiers.form, "openvino": openvino.form}
 Watch = Callable[[Iterable[str]], Iterable[str]]  # draws how far a walk through layers has come
 MARGIN = 0.5  # how much of what the floor allows may be used up: other prompts and lengths need the rest
 MOST = 0.5  # of the transformer's work in fp32: with more than that, the tier is not worth its name
@@ -118,24 +117,29 @@ def linears(engine: TorchEngine) -> dict[str, nn.Linear]:
 @contextlib.contextmanager
 def formed(chosen: Iterable[tuple[nn.Linear, Form]]) -> Generator[None]:
     """Inside, these layers answer as a tier's do."""
-    changed: list[nn.Linear] = []
-    try:
+    with contextlib.ExitStack() as restored:
         for linear, form in chosen:
-            setattr(linear, "forward", _formed(linear, form))  # noqa: B010
-            changed.append(linear)
+            # Made anew in every call: quicker than it is worth to hold a second copy of the model.
+            parametrize.register_parametrization(linear, "weight", Rounded(form), unsafe=True)
+            restored.callback(parametrize.remove_parametrizations, linear, "weight", leave_parametrized=False)
+            if form.group is not None:
+                restored.callback(linear.register_forward_pre_hook(_in_bytes(form.group)).remove)
         yield
-    finally:
-        for linear in changed:
-            del linear.forward
 
 
-def _formed(linear: nn.Linear, form: Form) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        # Made anew in every call: quicker than it is worth to hold a second copy of the model.
-        weight = torch.from_numpy(form.rounded(linear.weight.numpy()))
-        return F.linear(x if form.group is None else activations(x, form.group), weight, linear.bias)
+class Rounded(nn.Module):
+    """What a weight is once a tier has stored it."""
 
-    return forward
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self._form = form
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.from_numpy(self._form.rounded(weight.numpy()))
+
+
+def _in_bytes(group: int) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
+    return lambda _, given: activations(given[0], group)
 
 
 def activations(x: Tensor, group: int) -> Tensor:

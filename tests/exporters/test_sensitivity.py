@@ -16,7 +16,7 @@ from sa3_engines import models, quantise, tiers
 from sa3_engines.bundle import Profile
 from sa3_engines.engine import GRAPHS, Options
 from sa3_engines.errors import ParityError
-from sa3_exporters import islands, onnx_tiers, placing, sensitivity, targets
+from sa3_exporters import forms, islands, onnx_tiers, placing, sensitivity, targets
 from sa3_exporters.build import Recipe
 from sa3_exporters.parity import Gate
 from sa3_exporters.sensitivity import Answer, Part, Result
@@ -137,7 +137,7 @@ def test_the_table_is_what_export_reads(planted: Path, tmp_path: Path, capsys: p
 def test_a_table_that_would_not_reach_the_floor_is_an_error(
     golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(sensitivity.FORMS, "onnx", lambda *_: Form(np.zeros_like))
+    monkeypatch.setitem(forms.FORMS, "onnx", lambda *_: Form(np.zeros_like))
     command = ["--model", str(golden / "tiny-small"), "--out", str(tmp_path / "x.json"), "--threads", "1"]
     assert sensitivity.main(command) == ParityError.exit_code
     said = capsys.readouterr()
