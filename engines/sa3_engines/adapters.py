@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from sa3_engines import singular
+from sa3_engines import factors
 from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
 from sa3_engines.tensors import TensorFile
 
@@ -254,7 +254,7 @@ class Merger:
         kept = self._bases.get(module)
         if kept is None or kept[0].shape[1] < rank:
             # With the signs that adapters are trained with.
-            kept = self._bases[module] = singular.leading(original, rank)
+            kept = self._bases[module] = factors.leading(original, rank)
         return kept[0][:, :rank], kept[1][:rank]
 
 

@@ -228,19 +228,26 @@ def small() -> dict[str, Array]:
 @pytest.mark.slow
 @pytest.mark.benchmark(timer=time.process_time)
 @pytest.mark.parametrize("kind", adapters.TYPES)
-def test_small_is_merged_in_seconds(kind: str, small: dict[str, Array], benchmark: Any):
-    """The longest round is the first, the shortest another strength of the same adapter."""
+def test_small_is_merged_in_seconds(
+    kind: str, small: dict[str, Array], benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The longest round is the first, the shortest another strength of the same adapter. Then as a process after it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made = {module: make(kind, *base.shape, rank=16).modules[MODULE] for module, base in small.items()}
-    adapter, strengths, merger = make(kind, rank=16, modules=made), iter((1.0, 0.5)), Merger()
+    adapter, strengths = make(kind, rank=16, modules=made), iter((1.0, 0.5, 1.0))
 
-    def merge() -> None:
+    def merge(merger: Merger) -> None:
         active = [ActiveAdapter(adapter=adapter, strength=next(strengths))]
         for module, base in small.items():
             assert merger.weight(module, base, active) is not None
 
-    benchmark.pedantic(merge, rounds=2)
+    benchmark.pedantic(merge, args=(Merger(),), rounds=2)
     assert benchmark.stats.stats.max < 100
-    assert benchmark.stats.stats.min < 30
+    start = time.process_time()
+    merge(Merger())
+    after = time.process_time() - start
+    print(f"{kind}: {after:.1f} s in the next process")
+    assert benchmark.stats.stats.min < 30 and after < 30
 
 
 @pytest.mark.slow
