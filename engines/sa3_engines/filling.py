@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sa3_engines import mapped
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Outputs
@@ -51,13 +52,17 @@ class Host:
         """The weights that the adapters change and their names in the checkpoint, one at a time; of one graph alone,
         where it is named.
         """
-        for module in self.adaptable() if adapters else ():
-            key = f"model.{module}.weight"
-            if graph is not None and graph_of(key) != graph:
-                continue
-            weight = self._merger.weight(module, self.weights.array(key), adapters)
-            if weight is not None:
-                yield key, weight
+        if not adapters:
+            return
+        # Every original is read once: all of them would be in memory beside what was made of them.
+        with mapped.returning(self.weights.path.parent, [self.weights.address()]):
+            for module in self.adaptable():
+                key = f"model.{module}.weight"
+                if graph is not None and graph_of(key) != graph:
+                    continue
+                weight = self._merger.weight(module, self.weights.array(key), adapters)
+                if weight is not None:
+                    yield key, weight
 
     def inputs(self, graph: str, given: Inputs) -> Outputs:
         """All that the graph itself takes, in fp32."""

@@ -183,7 +183,6 @@ class OnnxEngine:
             self._sessions.pop(graph, None)
             self._values.pop(graph, None)
         self._changed = changed
-        mapped.release(self._host.weights.path.parent)  # the originals have been read
 
     def profile(self, graph: str, inputs: Inputs) -> Sequence[Ran]:
         self.release((graph,))  # never two of a graph

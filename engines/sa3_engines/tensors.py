@@ -44,6 +44,10 @@ class TensorFile:
         """Some rows of a table, in fp32: only they are read."""
         return self._fp32(self._raw(key)[index], self._stored(key).dtype)
 
+    def address(self) -> int:
+        """Where in memory it is mapped."""
+        return int(self._map.ctypes.data)
+
     @cached_property
     def _map(self) -> Array:
         return np.memmap(self.path, np.uint8, "r")

@@ -24,8 +24,6 @@ from sa3_engines.onnx import BACKEND, OnnxEngine
 from sa3_engines.tensors import TensorFile
 from stable_audio_3.engine import BACKEND as TORCH
 
-from .conftest import resident
-
 ONE = Options(threads=1)
 
 
@@ -269,20 +267,6 @@ def test_adapters_are_the_same_on_both_engines(reference: Engine, part: str):
     for one in (engine, reference):
         one.set_adapters([])
     assert np.array_equal(velocity(engine), plain)
-    engine.close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_weights_that_adapters_were_merged_with_go_back(monkeypatch: pytest.MonkeyPatch):
-    engine, file = BACKEND.open(models.locate("nano"), ONE), models.locate("nano").folder
-    assert file is not None
-    change = [adapter(engine, "to_qkv")]
-    with monkeypatch.context() as patch:
-        patch.setattr(onnx.mapped, "release", lambda _folder: None)
-        engine.set_adapters(change)
-        assert resident(file / "model.safetensors") > 0
-    engine.set_adapters(change)
-    assert resident(file / "model.safetensors") == 0
     engine.close()
 
 
