@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
-from sa3_engines import processor
+from sa3_engines import cgroup, processor
 
 # By their names in /proc/cpuinfo: what kernels choose their code by.
 FLAGS: Mapping[str, str] = {
@@ -27,7 +27,6 @@ FLAGS: Mapping[str, str] = {
     "bf16": "BF16",
     "sve": "SVE",
 }
-UNLIMITED = 1 << 60  # what version 1 cgroups say for no limit is a little under 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ def look(root: Path = Path("/")) -> Machine:
 
     model, flags = _cpu(root)
     total, available = _memory(root)
-    limit, cores = _cgroup(root)
+    limit = cgroup.memory(root)
     return Machine(
         version=version("sa3-runtime"),
         python=platform.python_version(),
@@ -61,8 +60,8 @@ def look(root: Path = Path("/")) -> Machine:
         cpu=model,
         flags=flags,
         cores=os.cpu_count() or 1,
-        usable_cores=processor.cores(),
-        core_limit=cores,
+        usable_cores=processor.usable(),
+        core_limit=cgroup.cores(root),
         memory=total,
         available=available,
         memory_limit=limit if limit is not None and (total is None or limit < total) else None,
@@ -100,31 +99,3 @@ def _memory(root: Path) -> tuple[int | None, int | None]:
     if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
     return found.get("MemTotal"), found.get("MemAvailable")
-
-
-def _cgroup(root: Path) -> tuple[int | None, float | None]:
-    """Bytes and cores this process is held to: the least of its own group's and those above it, version 1 or 2."""
-    memory: list[int] = []
-    cores: list[float] = []
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, kinds, place = line.split(":", 2)
-        base = root / "sys/fs/cgroup"
-        for kind in kinds.split(",") if kinds else [""]:
-            folder = base / kind / place.lstrip("/")
-            while folder.is_relative_to(base):
-                memory += _numbers(folder / "memory.max") + _numbers(folder / "memory.limit_in_bytes")
-                cores += _share(_numbers(folder / "cpu.max"))
-                cores += _share(_numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us"))
-                folder = folder.parent
-    return min((m for m in memory if m < UNLIMITED), default=None), min(cores, default=None)
-
-
-def _numbers(path: Path) -> list[int]:
-    """`max` and -1, which stand for no limit, are left out."""
-    return [int(word) for word in _read(path).split() if word.isdigit()]
-
-
-def _share(quota_and_period: list[int]) -> list[float]:
-    if len(quota_and_period) != 2 or not quota_and_period[1]:
-        return []
-    return [quota_and_period[0] / quota_and_period[1]]

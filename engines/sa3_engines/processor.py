@@ -6,7 +6,10 @@ import os
 import platform
 import re
 from functools import cache
+from math import ceil
 from pathlib import Path
+
+from sa3_engines import cgroup
 
 
 @cache
@@ -37,6 +40,14 @@ def described() -> str:
     return f"{name()}, {cores()} cores" + (f", {' '.join(units)}" if units else "")
 
 
-def cores() -> int:
-    """Which in a container may be fewer than the machine's."""
+def cores(root: Path = Path("/")) -> int:
+    """As many threads as are worth having: one for each core this process may use and has the time of. Threads wait for
+    each other all the time, so that one too many makes all of them slow.
+    """
+    limit = cgroup.cores(root)
+    return usable() if limit is None else max(1, min(usable(), ceil(limit)))
+
+
+def usable() -> int:
+    """The cores this process may run on: in a container maybe fewer than the machine's, and not all of their time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -31,6 +31,8 @@ def draft(args: Namespace, base: Mapping[str, Any] | None = None) -> Draft:
         if args.init_noise_level is None and "init_audio" not in inputs:
             settings["init_noise_level"] = INIT_NOISE_LEVEL
         inputs["init_audio"] = {"path": str(args.init_audio)}
+    if args.init_noise_level is not None and "init_audio" not in inputs:
+        raise InvalidRequest("--init-noise-level says how far to leave a sound; give that too: --init-audio")
     _inpainting(args, settings, inputs)
     if args.chunked_decode is not None:
         settings["chunked_decode"] = args.chunked_decode

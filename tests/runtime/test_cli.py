@@ -288,6 +288,7 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
         (["--inpaint-audio", "in.wav", "--inpaint-start", "2", "--inpaint-end", "1"], 2, "is reversed or empty"),
         (["--continue", "in.wav", "--inpaint-start", "2", "--inpaint-end", "3"], 2, "--continue makes what follows"),
         (["--lora-strength", "1"], 2, "--lora-strength needs an adapter"),
+        (["--init-noise-level", "0.5"], 2, "give that too: --init-audio"),
         (["--lora-index", "0"], 2, "--lora-index says which adapter"),
         (["--lora-ckpt-path", "a", "--lora-strength", "1", "--lora-index", "1"], 2, "numbered from 0 to 0"),
         (["--lora-ckpt-path", "a", "--lora-strength", "1", "--lora-strength", "2"], 2, "2 --lora-strength for 1 adap"),
