@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sa3_engines import processor
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import CODEC, GRAPHS, Inputs, Options, Outputs, Ran, Support
@@ -78,8 +79,8 @@ class TorchBackend:
                 f"the torch engine has no precision {precision!r}; choose from exact, {', '.join(dtypes)}, or export a "
                 f"bundle that has it: sa3-export --model {source.name} --target onnx"
             )
-        if options.threads:
-            torch.set_num_threads(options.threads)
+        # By itself torch counts the cores of the machine, also where a container has not the time of all.
+        torch.set_num_threads(options.threads or min(torch.get_num_threads(), processor.cores()))
         networks = checkpoint.load(source, device=device)
         checkpoint.check_frequencies(networks)
         if networks.dit is not None:

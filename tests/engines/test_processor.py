@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from sa3_engines import models, onnx, processor
 from sa3_engines.engine import Options
+from stable_audio_3.engine import BACKEND as TORCH
 
 
 def held(root: Path, quota: str) -> Path:
@@ -43,3 +45,16 @@ def test_engines_keep_to_it(monkeypatch: pytest.MonkeyPatch):
     assert engine._threads == 3
     assert engine._options("step").intra_op_num_threads == 3
     engine.close()
+
+
+def test_torch_keeps_to_it(monkeypatch: pytest.MonkeyPatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(processor, "cores", lambda: 1)
+    try:
+        torch.set_num_threads(2)
+        TORCH.open(models.locate("nano"), Options(device="cpu")).close()
+        assert torch.get_num_threads() == 1
+        TORCH.open(models.locate("nano"), Options(device="cpu", threads=2)).close()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
