@@ -18,6 +18,7 @@ from sa3_runtime import ogg, resample, tags
 from sa3_runtime.arrays import channels_first, described
 from sa3_runtime.files import check_writable as check_writable
 from sa3_runtime.files import write_atomic
+from sa3_runtime.missing import cut_short
 
 Bits = Literal["16", "24", "32f"]
 
@@ -30,6 +31,7 @@ READABLE = "wav, flac, ogg, opus, mp3, aiff, caf, w64, rf64 and au"
 class Sound:
     samples: np.ndarray  # float32, (channels, n), full scale at 1
     rate: int
+    warning: str | None = None  # what is wrong with the file it was read from
 
     @property
     def seconds(self) -> float:
@@ -40,7 +42,9 @@ class Sound:
 
 
 def read(path: str | os.PathLike[str], seconds: float | None = None) -> Sound:
-    """The file, or its first `seconds`. Of a file cut short comes what can be decoded, if its format allows that."""
+    """The file, or its first `seconds`. Of a file cut short comes what can be decoded, with a warning, if its format
+    allows that.
+    """
     name = repr(os.fspath(path))
     with _opened(path) as file:
         left = None if seconds is None else ceil(seconds * file.samplerate)
@@ -52,10 +56,11 @@ def read(path: str | os.PathLike[str], seconds: float | None = None) -> Sound:
                 break
             blocks.append(block)
             left = None if left is None else left - len(block)
-        rate = file.samplerate
+        rate, frames = file.samplerate, sum(map(len, blocks))
+        lacking = cut_short(file, frames) if left is None or left > 0 else None
     if not blocks:
         raise AudioFileError(f"{name} holds no audio: its length is zero")
-    return _checked(np.concatenate(blocks).T, rate, name)
+    return _checked(np.concatenate(blocks).T, rate, name, lacking and f"{name} {lacking}")
 
 
 def as_sound(value: object, name: str) -> Sound:
@@ -65,7 +70,7 @@ def as_sound(value: object, name: str) -> Sound:
     An array whose second axis is over 32 long cannot be (n, channels), so it is taken as (channels, n).
     """
     if isinstance(value, Sound):
-        return _checked(value.samples, value.rate, name)
+        return _checked(value.samples, value.rate, name, value.warning)
     if isinstance(value, str | os.PathLike):
         return read(cast("str | os.PathLike[str]", value))
     pair = cast("tuple[object, ...]", tuple(value)) if isinstance(value, tuple | list) else ()
@@ -125,7 +130,7 @@ def _opened(path: str | os.PathLike[str]) -> Generator[sf.SoundFile]:
         raise unusable from e
 
 
-def _checked(samples: np.ndarray, rate: int, name: str) -> Sound:
+def _checked(samples: np.ndarray, rate: int, name: str, warning: str | None = None) -> Sound:
     if not 1 <= rate <= MAX_RATE:
         raise InvalidRequest(f"{name} has a rate of {rate} Hz; expected 1 to {MAX_RATE}")
     if samples.ndim != 2:
@@ -134,7 +139,7 @@ def _checked(samples: np.ndarray, rate: int, name: str) -> Sound:
         raise AudioFileError(f"{name} holds no audio: its length is zero")
     if not np.isfinite(samples).all():
         raise AudioFileError(f"{name} holds NaN or infinite samples")
-    return Sound(np.ascontiguousarray(samples, np.float32), int(rate))
+    return Sound(np.ascontiguousarray(samples, np.float32), int(rate), warning)
 
 
 # Writing

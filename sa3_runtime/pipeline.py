@@ -336,10 +336,6 @@ class Pipeline:
         sound = as_sound(r.inpaint_audio, "inpaint_audio")
         regions, longest = list(r.inpaint_regions), max(planned.seconds)
         if r.continue_audio:
-            if sound.seconds >= longest:
-                raise InvalidRequest(
-                    f"inpaint_audio is {sound.seconds:.1f} s long; to continue it, ask for more than that"
-                )
             regions = [(sound.seconds, longest)]
         latents = self._encoded(sound, "inpaint_audio", total, r, noise, watch)
         assert latents is not None
@@ -438,6 +434,9 @@ def _check_sound(audio: Array) -> None:
 def _warnings(reports: list[Report], request: Request, source: models.Source) -> list[str]:
     warnings: list[str] = []
     config = source.config
+    for given in (request.init_audio, request.inpaint_audio):
+        if isinstance(given, Sound) and given.warning:
+            warnings.append(given.warning)
     if request.negative_prompt is not None and request.cfg_scale == 1:
         warnings.append("the negative prompt does nothing at a cfg scale of 1")
     for start, end in request.inpaint_regions:

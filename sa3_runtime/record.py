@@ -23,10 +23,9 @@ from sa3_runtime import audio, sidecar, tags
 from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
 from sa3_runtime.pipeline import Generation, Pipeline
-from sa3_runtime.request import AdapterUse, Plan, Request
+from sa3_runtime.request import INPUTS, AdapterUse, Plan, Request
 
 Record = Mapping[str, Any]
-INPUTS = ("init_audio", "inpaint_audio")
 SETTINGS = frozenset(f.name for f in fields(Request)) - {
     *INPUTS,
     "inpaint_mask",

@@ -15,10 +15,12 @@ import numpy as np
 from sa3_engines.config import ModelConfig
 from sa3_engines.errors import InvalidRequest
 from sa3_runtime import lengths, sampling, schedule
+from sa3_runtime.audio import Sound, as_sound
 from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
 
 MOST_STEPS, MOST_ITEMS = 1000, 256
+INPUTS = ("init_audio", "inpaint_audio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ def plan(request: Request, config: ModelConfig) -> Plan:
     seed, seeds = _seeds(r.seed, items)
     _numbers(r)
     _regions(r)
+    _continued(r, max(seconds))
     shift = schedule_options(r.dist_shift, config)
     _levels(r.steps, shift, lengths.effective(config, seconds))
     return Plan(
@@ -125,10 +128,12 @@ def plan(request: Request, config: ModelConfig) -> Plan:
 
 
 def _plain(request: Request) -> Request:
-    """numpy's numbers and lists as Python's, but for sound and masks."""
-    arrays = ("init_audio", "inpaint_audio", "inpaint_mask")
-    given = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in arrays}
-    return replace(request, **{k: v.tolist() for k, v in given.items() if isinstance(v, (np.generic, np.ndarray))})
+    """numpy's numbers and lists as Python's, but for masks; what is given to listen to as Sounds."""
+    given = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in (*INPUTS, "inpaint_mask")}
+    plain = {name: v.tolist() for name, v in given.items() if isinstance(v, (np.generic, np.ndarray))}
+    heard = {name: getattr(request, name) for name in INPUTS}
+    sounds = {name: as_sound(value, name) for name, value in heard.items() if value is not None}
+    return replace(request, **plain, **sounds)
 
 
 def _levels(steps: int, shift: Mapping[str, Any] | None, lengths_: np.ndarray) -> None:
@@ -234,6 +239,13 @@ def _numbers(r: Request) -> None:
         raise InvalidRequest(f"finish {finish!r} and chunking {chunking!r}; a Finish and a Chunking were expected")
     if r.padding not in ("exclude", "zero") or r.resampler not in ("exact", "fast"):
         raise InvalidRequest("padding is 'exclude' or 'zero', and resampler 'exact' or 'fast'")
+
+
+def _continued(r: Request, longest: float) -> None:
+    if r.continue_audio and isinstance(r.inpaint_audio, Sound) and r.inpaint_audio.seconds >= longest:
+        raise InvalidRequest(
+            f"inpaint_audio is {r.inpaint_audio.seconds:.1f} s long; to continue it, ask for more than that"
+        )
 
 
 def _pair(value: Any, what: str) -> tuple[float, float]:

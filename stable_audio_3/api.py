@@ -194,7 +194,8 @@ class StableAudioModel:
         with Bars(shown=not disable_tqdm and sys.stderr.isatty()) as bars:
             made = self.pipeline.generate(request, Watch(progress=bars, step=_step(callback)))
         for sentence in made.warnings:
-            if "the rest is cut" in sentence:  # clipping and the like are upstream's way, and not said there
+            # Clipping and the like are upstream's way, and not said there.
+            if "the rest is cut" in sentence or "is cut short" in sentence:
                 warnings.warn(sentence, stacklevel=2)
         return _tensor(self.pipeline, made.latents if return_latents else made.audio)
 

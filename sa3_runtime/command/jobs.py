@@ -203,6 +203,8 @@ def encode(args: Namespace, listener: Listener) -> Result:
     outputs.check_npy(args.output)
     check_writable(args.output)
     sound = audio.read(args.audio)
+    if sound.warning:
+        listener.warn(sound.warning)
     spent: dict[str, float] = {}
     with opened(_opening(args), spent, listener) as pipeline:
         start = time.perf_counter()

@@ -141,6 +141,28 @@ def test_a_truncated_file_gives_its_start_or_is_refused(tmp_path: Path, format: 
         assert format != "wav"
     else:
         assert got.seconds < whole.seconds
+        assert got.warning is not None and f"{format}' is cut short" in got.warning
+        if format in ("wav", "mp3"):
+            assert f"it says 1.0 s and holds {got.seconds:.1f} s" in got.warning
+    path.write_bytes(content)
+    assert audio.read(path).warning is None
+
+
+def test_less_than_is_there_may_be_read_of_a_truncated_file(tmp_path: Path) -> None:
+    path = tmp_path / "in.wav"
+    path.write_bytes(audio.encode(Sound(tone(1), RATE), "wav")[:-8000])
+    assert audio.read(path, seconds=0.5).warning is None
+    assert audio.read(path, seconds=1).warning is not None
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
+def test_a_wav_file_from_a_pipe_does_not_know_its_size(tmp_path: Path, size: int) -> None:
+    content = bytearray(audio.encode(Sound(tone(1), RATE), "wav"))
+    at = content.index(b"data") + 4
+    content[at : at + 4] = size.to_bytes(4, "little")
+    (tmp_path / "in.wav").write_bytes(content)
+    got = audio.read(tmp_path / "in.wav")
+    assert (got.seconds, got.warning) == (1, None)
 
 
 # Arrays

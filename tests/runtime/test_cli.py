@@ -356,6 +356,17 @@ def test_what_the_model_or_the_backend_refuses(run: Run, tmp_path: Path, argv: l
     assert files(tmp_path) == ["a.safetensors"]
 
 
+def test_a_sound_file_that_is_cut_short_is_told_of(run: Run) -> None:
+    audio.write("in.wav", Sound(np.full((2, RATE), 0.5, np.float32), RATE))
+    Path("cut.wav").write_bytes(Path("in.wav").read_bytes()[: RATE * 2])
+    said = "sa3: 'cut.wav' is cut short: it says 1.0 s and holds 0.5 s"
+    for flags in ["--init-audio", "cut.wav"], ["--continue", "cut.wav"]:
+        code, _, err = run("generate", "-p", "x", *MODEL, *flags, "--duration", "1", "-o", "out.wav")
+        assert (code, said in err) == (0, True)
+    code, _, err = run("encode", "cut.wav", *MODEL, "-o", "out.npy")
+    assert (code, said in err) == (0, True)
+
+
 def test_a_prompt_that_is_too_long_may_be_cut(run: Run) -> None:
     argv = ["generate", *MODEL, *SHORT, "-p", "drums " * 300]
     code, _, err = run(*argv)
