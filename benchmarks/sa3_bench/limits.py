@@ -30,9 +30,9 @@ def measure(threads: int | None = None, device: str = "cpu") -> dict[str, Any]:
     else:
         bandwidth = math.nan
     if importlib.util.find_spec("torch") is not None:
-        bandwidth = _torch(threads, device, gemm, problems, bandwidth)
+        bandwidth = _torch(count, device, gemm, problems, bandwidth)
     if device == "cpu" and importlib.util.find_spec("onnx") is not None:
-        gemm["onnxruntime fp32"] = _best(lambda *shape: _onnx(threads, *shape))
+        gemm["onnxruntime fp32"] = _best(lambda *shape: _onnx(count, *shape))
     return {
         "device": device,
         "threads": count,
@@ -106,14 +106,11 @@ def _bandwidth(threads: int) -> float:
         return 3 * 4 * count * threads / _fastest(work) / 1e9
 
 
-def _torch(
-    threads: int | None, device: str, gemm: dict[str, float], problems: dict[str, str], bandwidth: float
-) -> float:
+def _torch(threads: int, device: str, gemm: dict[str, float], problems: dict[str, str], bandwidth: float) -> float:
     import torch as imported
 
     torch: Any = imported
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     settle = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
 
     def product(dtype: Any) -> Callable[[int, int, int], Callable[[], None]]:
@@ -150,7 +147,7 @@ def _torch(
     return 3 * a.numel() * 4 / _fastest(add) / 1e9
 
 
-def _onnx(threads: int | None, m: int, k: int, n: int) -> Callable[[], None]:
+def _onnx(threads: int, m: int, k: int, n: int) -> Callable[[], None]:
     import onnx
     from onnx import TensorProto, helper
 
@@ -166,8 +163,7 @@ def _onnx(threads: int | None, m: int, k: int, n: int) -> Callable[[], None]:
     model: Any = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
-    if threads:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     a = np.ones((m, k), np.float32)
 
