@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sa3_engines import adapters
 from sa3_engines.adapters import ActiveAdapter, Adapter
 from sa3_engines.engine import Adaptable, Engine
@@ -52,7 +54,7 @@ class Adapters:
             raise InvalidRequest(f"target {target!r}; it is 'dit', 'conditioner' or None for both")
         _check_strength(strength)
         if index is not None:
-            self._check_index(index)
+            index = self._index(index)
         elif not self.loaded:
             raise InvalidRequest("no adapter is loaded")
         for one in self.loaded if index is None else [self.loaded[index]]:
@@ -63,9 +65,7 @@ class Adapters:
 
     def active(self, uses: Sequence[AdapterUse] | None, t: float) -> list[ActiveAdapter]:
         """Every adapter with the strength it has at noise level t. Conditioners do not depend on the level."""
-        by_index = {use.index: use for use in uses or ()}
-        for index in by_index:
-            self._check_index(index)
+        by_index = {self._index(use.index): use for use in uses or ()}
         active: list[ActiveAdapter] = []
         for index, one in enumerate(self.loaded):
             use = by_index.get(index, AdapterUse(index=index))
@@ -92,11 +92,13 @@ class Adapters:
         self._in_engine = wanted
         return True
 
-    def _check_index(self, index: Any) -> None:
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.loaded):
-            raise InvalidRequest(f"no adapter {index}; {len(self.loaded)} are loaded")
+    def _index(self, index: Any) -> int:
+        if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < len(self.loaded):
+            raise InvalidRequest(f"no adapter {index!r}; {len(self.loaded)} are loaded, numbered from 0")
+        return int(index)
 
 
-def _check_strength(strength: float) -> None:
-    if not math.isfinite(strength):
+def _check_strength(strength: Any) -> None:
+    number = isinstance(strength, int | float | np.number) and not isinstance(strength, bool)
+    if not number or not math.isfinite(strength):
         raise InvalidRequest(f"adapter strength {strength!r} is not a number")

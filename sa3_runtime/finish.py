@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,13 @@ class Finish:
     channels: int | None = None  # None keeps the model's
 
     def __post_init__(self) -> None:
+        given: tuple[Any, ...] = (self.limiter, self.rate, self.channels)
+        if any(isinstance(one, bool) or not isinstance(one, int | float | None) for one in given):
+            raise InvalidRequest(
+                f"limiter {self.limiter!r}, rate {self.rate!r}, channels {self.channels!r}: not numbers"
+            )
+        if self.rate is not None and self.rate != int(self.rate):
+            raise InvalidRequest(f"the output rate is {self.rate} Hz; a whole number was expected")
         if self.limiter is not None and not -40 <= self.limiter <= 0:
             raise InvalidRequest(f"the limiter's ceiling is {self.limiter} dBTP; expected -40 to 0")
         if self.rate is not None and not 1000 <= self.rate <= MAX_RATE:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -23,12 +26,13 @@ from sa3_runtime.conditioning import Conditioner
 from sa3_runtime.denoising import Denoiser, Prompts, Tokens
 from sa3_runtime.finish import Report, finish
 from sa3_runtime.noise import Noise, PerItem, TorchGenerator
-from sa3_runtime.request import Plan, Request, plan
+from sa3_runtime.request import INPUTS, Plan, Request, plan
 from sa3_runtime.resample import resample
 from sa3_runtime.tokens import Tokenizer, tokenizer_for
 
 Array = np.ndarray
 SILENT = 1e-5  # -100 dBFS
+BESIDE = 0.1  # seconds that a given sound may be longer than the clip
 FAINT_DB = -28.0  # of a whole clip's peak; what was asked to be quiet is louder
 
 
@@ -72,7 +76,9 @@ class Generation:
 
     @property
     def audio(self) -> Array:
-        """(items, channels, samples)"""
+        """(items, channels, samples). Items of unlike durations are as long as the longest, padding included."""
+        if not self.sounds:
+            raise InvalidRequest("this request stopped at its latents (decode=False): there is no audio")
         return np.stack([sound.samples for sound in self.sounds])
 
     def clip(self, index: int) -> Sound:
@@ -96,8 +102,29 @@ class Clock:
             self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - start
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _alone(work: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:
+    """For one thread at a time: engines hold a request's state, and what adapters make of the weights."""
+
+    @wraps(work)
+    def checked(self: Pipeline, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self.closed:
+            raise InvalidRequest("this pipeline is closed; load the model again")
+        if not self.serving.acquire(blocking=False):
+            raise InvalidRequest("this pipeline is at work in another thread; wait for it, or load another")
+        try:
+            return work(self, *args, **kwargs)
+        finally:
+            self.serving.release()
+
+    return checked
+
+
 class Pipeline:
-    """One open model. Not for several threads at once: a server queues in front of it."""
+    """One open model. It serves one thread at a time, and refuses another: a server queues in front of it."""
 
     def __init__(
         self,
@@ -112,6 +139,8 @@ class Pipeline:
         self._tokenizer = tokenizer
         self._conditioner = Conditioner(engine) if source.config.dit is not None else None
         self.adapters = Adapters(engine, self._conditioner)
+        self.serving = threading.RLock()
+        self.closed = False
 
     @classmethod
     def load(
@@ -149,6 +178,7 @@ class Pipeline:
         return shortest, min(longest, self.config.longest_seconds)
 
     def close(self) -> None:
+        self.closed = True
         self.engine.close()
 
     def __enter__(self) -> Pipeline:
@@ -157,12 +187,14 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @_alone
     def load_adapter(self, path: str | Path, strength: float = 1.0) -> int:
         """Adds an adapter after those there are; its number is returned."""
         return self.adapters.load(Path(path), strength)
 
     # Generation
 
+    @_alone
     def generate(
         self, request: Request, watch: Watch | None = None, noise: Noise | None = None, *, last: bool = False
     ) -> Generation:
@@ -217,6 +249,7 @@ class Pipeline:
         ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
         return ids, (np.arange(longest)[None] < np.array([len(row) for row in rows])[:, None]).astype(np.float32)
 
+    @_alone
     def generate_from_tokens(
         self,
         planned: Plan,
@@ -247,7 +280,7 @@ class Pipeline:
             latents=latents,
             plan=planned,
             seconds_spent=clock.spent,
-            warnings=_warnings([report for _, report in finished], r, self.source),
+            warnings=_warnings([report for _, report in finished], planned, self.source),
         )
 
     def _latents(
@@ -312,9 +345,11 @@ class Pipeline:
         """Given audio as latents (1, channels, total); its length is cropped or filled with silence."""
         if value is None:
             return None
-        sound = as_sound(value, name)
-        samples = resample(sound.samples, sound.rate, self.config.sample_rate, r.resampler)
-        samples = fix_channels(fit(samples, total * self.config.ratio), self.config.autoencoder.channels)
+        sound, wanted, channels = as_sound(value, name), total * self.config.ratio, self.config.autoencoder.channels
+        # What lies further behind the end than a resampler looks would be thrown away.
+        needed = math.ceil(wanted * sound.rate / self.config.sample_rate) + max(sound.rate, 1000)
+        samples = resample(sound.samples[:channels, :needed], sound.rate, self.config.sample_rate, r.resampler)
+        samples = fix_channels(fit(samples, wanted), channels)
         watch.at("encode", 0, 1)
         latents = coding.encode(
             self.engine,
@@ -369,13 +404,21 @@ class Pipeline:
 
     # Encoding and decoding on their own
 
+    @_alone
     def encode(
-        self, audio: object, *, chunking: Chunking | None = None, method: str = "exact", watch: Watch | None = None
+        self,
+        audio: object,
+        *,
+        chunking: Chunking | None = None,
+        method: Literal["exact", "fast"] = "exact",
+        watch: Watch | None = None,
     ) -> Array:
         """Anything `audio.as_sound` takes, to latents (1, channels, frames)."""
         self._check_graphs("encode")
+        if method not in ("exact", "fast"):
+            raise InvalidRequest(f"method {method!r}; the resampler is 'exact' or 'fast'")
         sound, watch = as_sound(audio, "audio"), watch or Watch()
-        samples = resample(sound.samples, sound.rate, self.config.sample_rate, "fast" if method == "fast" else "exact")
+        samples = resample(sound.samples, sound.rate, self.config.sample_rate, method)
         samples = fix_channels(samples, self.config.autoencoder.channels)
         samples = fit(samples, -(-samples.shape[1] // self.config.ratio) * self.config.ratio)
         watch.at("encode", 0, 1)
@@ -386,10 +429,14 @@ class Pipeline:
             raise BadOutput("the encoder", "NaN or infinity")
         return latents
 
+    @_alone
     def decode(self, latents: Array, *, chunking: Chunking | None = None, watch: Watch | None = None) -> Array:
         """Latents (items, channels, frames) to audio (items, channels, samples)."""
         self._check_graphs("decode")
         channels, watch = self.config.autoencoder.latent_channels, watch or Watch()
+        latents = np.asarray(latents)
+        if latents.dtype.kind not in "fiu":
+            raise InvalidRequest(f"latents of {latents.dtype}; numbers were expected")
         if latents.ndim != 3 or latents.shape[1] != channels or 0 in latents.shape:
             raise InvalidRequest(f"latents of shape {latents.shape}; (items, {channels}, frames) was expected")
         if not np.isfinite(latents).all():
@@ -431,12 +478,25 @@ def _check_sound(audio: Array) -> None:
             raise BadOutput(which, "silence (nothing above -100 dBFS)")
 
 
-def _warnings(reports: list[Report], request: Request, source: models.Source) -> list[str]:
+def _about_given(sound: Sound, name: str, made: float, config: ModelConfig) -> list[str]:
+    found = [sound.warning] if sound.warning else []
+    if len(sound.samples) > config.autoencoder.channels:
+        found.append(f"{name} has {len(sound.samples)} channels; the first {config.autoencoder.channels} are used")
+    if sound.seconds > made + BESIDE:
+        found.append(f"{name} is {sound.seconds:.1f} s long; the {made:g} s that are made leave out what follows")
+    return found
+
+
+def _warnings(reports: list[Report], planned: Plan, source: models.Source) -> list[str]:
     warnings: list[str] = []
-    config = source.config
-    for given in (request.init_audio, request.inpaint_audio):
-        if isinstance(given, Sound) and given.warning:
-            warnings.append(given.warning)
+    request, config = planned.request, source.config
+    made = max(planned.seconds)
+    for name in INPUTS:
+        sound = getattr(request, name)
+        if sound is not None:
+            warnings += _about_given(sound, name, made, config)
+    if request.init_audio is not None and request.init_noise_level == 1:
+        warnings.append("init_audio does nothing at an init_noise_level of 1: that is noise alone")
     if request.negative_prompt is not None and request.cfg_scale == 1:
         warnings.append("the negative prompt does nothing at a cfg scale of 1")
     for start, end in request.inpaint_regions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
@@ -50,7 +51,7 @@ class Request:
     cfg_rescale: float = 0.0
     cfg_norm_threshold: float = 0.0
     init_audio: object = None  # anything `audio.as_sound` takes
-    init_noise_level: float = 1.0
+    init_noise_level: float = 0.9  # how much of init_audio gives way to noise
     inpaint_audio: object = None
     inpaint_regions: Sequence[tuple[float, float]] = ()  # seconds made anew
     inpaint_mask: object = None  # instead of regions: one value per sample, 1 keeps
@@ -109,6 +110,7 @@ def plan(request: Request, config: ModelConfig) -> Plan:
     seed, seeds = _seeds(r.seed, items)
     _numbers(r)
     _regions(r)
+    _adapter_uses(r.adapters)
     _continued(r, max(seconds))
     shift = schedule_options(r.dist_shift, config)
     _levels(r.steps, shift, lengths.effective(config, seconds))
@@ -131,6 +133,8 @@ def _plain(request: Request) -> Request:
     """numpy's numbers and lists as Python's, but for masks; what is given to listen to as Sounds."""
     given = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in (*INPUTS, "inpaint_mask")}
     plain = {name: v.tolist() for name, v in given.items() if isinstance(v, (np.generic, np.ndarray))}
+    lists = {name: v for name, v in given.items() if isinstance(v, list) and any(isinstance(x, np.generic) for x in v)}
+    plain |= {name: [_number(one) for one in v] for name, v in lists.items()}
     heard = {name: getattr(request, name) for name in INPUTS}
     sounds = {name: as_sound(value, name) for name, value in heard.items() if value is not None}
     return replace(request, **plain, **sounds)
@@ -190,7 +194,8 @@ def _seconds(value: Any, config: ModelConfig, sample_size: int) -> float:
     longest = min(config.seconds_max, sample_size / config.sample_rate)
     if value > longest:
         whose = "this model makes" if sample_size == config.sample_size else f"a sample size of {sample_size} holds"
-        raise InvalidRequest(f"duration {value:g} s; {whose} up to {math.floor(longest)} s")
+        most = math.floor(longest) if longest >= 1 else math.floor(longest * 1000) / 1000
+        raise InvalidRequest(f"duration {value:g} s; {whose} up to {most:g} s")
     return float(value)
 
 
@@ -241,6 +246,28 @@ def _numbers(r: Request) -> None:
         raise InvalidRequest("padding is 'exclude' or 'zero', and resampler 'exact' or 'fast'")
 
 
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _adapter_uses(uses: Any) -> None:
+    if uses is None:
+        return
+    if not _is_list(uses) or not all(isinstance(use, AdapterUse) for use in uses):
+        raise InvalidRequest(f"adapters is {uses!r}; a list of AdapterUse was expected")
+    for use in uses:
+        low, high = _pair(use.interval, f"the interval of adapter {use.index}")
+        if low > high:
+            raise InvalidRequest(
+                f"the interval of adapter {use.index} is {low:g} to {high:g}; the first must not exceed the second"
+            )
+        if not isinstance(use.skip_layers, str):
+            raise InvalidRequest(f"skip_layers of adapter {use.index} is {use.skip_layers!r}; a text was expected")
+    for index, times in Counter(use.index for use in uses).items():
+        if times > 1:
+            raise InvalidRequest(f"adapter {index} has {times} entries in adapters; it has one interval")
+
+
 def _continued(r: Request, longest: float) -> None:
     if r.continue_audio and isinstance(r.inpaint_audio, Sound) and r.inpaint_audio.seconds >= longest:
         raise InvalidRequest(
@@ -250,7 +277,7 @@ def _continued(r: Request, longest: float) -> None:
 
 def _pair(value: Any, what: str) -> tuple[float, float]:
     try:
-        first, second = (float(v) for v in value)
+        first, second = (float(v) for v in value) if not isinstance(value, str) else (math.nan, math.nan)
     except (TypeError, ValueError):
         first = second = math.nan
     if not (math.isfinite(first) and math.isfinite(second)):

@@ -140,7 +140,7 @@ class StableAudioModel:
 
         prompt, negative_prompt, duration: one, or a list with one per item; batch_size may then be left at 1.
         duration: the default gives way to the model's longest where that is less than 120 s.
-        seed: -1 chooses one; a list has one per item, and each item is then what it would be alone.
+        seed: -1 chooses one; a list has one per item, and each item of one duration is what it would be alone.
         init_audio, inpaint_audio: (rate, audio) or (audio, rate), or a path.
         inpaint_mask: one value per sample, 1 keeps; or instead start and end seconds of what is made anew: floats, or
         lists of the same length.
@@ -194,8 +194,7 @@ class StableAudioModel:
         with Bars(shown=not disable_tqdm and sys.stderr.isatty()) as bars:
             made = self.pipeline.generate(request, Watch(progress=bars, step=_step(callback)))
         for sentence in made.warnings:
-            # Clipping and the like are upstream's way, and not said there.
-            if "the rest is cut" in sentence or "is cut short" in sentence:
+            if "full scale" not in sentence and "to be heard" not in sentence:  # upstream's way, and not said there
                 warnings.warn(sentence, stacklevel=2)
         return _tensor(self.pipeline, made.latents if return_latents else made.audio)
 

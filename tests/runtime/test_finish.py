@@ -125,3 +125,9 @@ def test_broken_sound_is_not_finished(value: float) -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="expected"):
         Finish(**options)
+
+
+@pytest.mark.parametrize("wrong", [{"limiter": "-1"}, {"rate": 44100.5}, {"rate": True}, {"channels": "2"}])
+def test_what_is_no_number_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        Finish(**wrong)

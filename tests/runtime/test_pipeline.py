@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -334,3 +335,76 @@ def test_a_prompt_too_long(null: Pipeline, lengthy: str):
 def test_upstream_s_cpu_masks_are_there_to_be_asked_for(tiny: Pipeline):
     two = {"prompt": ["a", "b"], "seconds": [2.0, 1.0], "seed": 1, "padding_seconds": 0.0}
     assert np.abs(make(tiny, **two).latents - make(tiny, **two, padding="zero").latents).max() > 1e-4
+
+
+def test_another_thread_is_refused_and_not_served_wrongly(tiny: Pipeline):
+    refused: list[str] = []
+
+    def other() -> None:
+        for work in (lambda: make(tiny), lambda: tiny.decode(np.zeros((1, 8, 4), np.float32))):
+            try:
+                work()
+            except InvalidRequest as e:
+                refused.append(str(e))
+
+    def while_running(progress: Progress) -> None:
+        if progress.stage == "sample" and progress.done == 1:
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+
+    expected = make(tiny).audio
+    made = tiny.generate(Request(prompt="slow rain", seconds=2.0, steps=3, seed=1), Watch(progress=while_running))
+    np.testing.assert_array_equal(made.audio, expected)
+    assert len(refused) == 2 and all("at work in another thread" in text for text in refused)
+    np.testing.assert_array_equal(make(tiny).audio, expected)  # and it serves again
+
+
+def test_a_closed_pipeline_says_so():
+    pipeline = Pipeline.load("random:small-music", backend="null")
+    pipeline.close()
+    pipeline.close()
+    with pytest.raises(InvalidRequest, match="is closed"):
+        make(pipeline)
+    with pytest.raises(InvalidRequest, match="is closed"):
+        pipeline.encode(tone(1.0))
+
+
+def test_given_sound_that_changes_nothing_or_is_not_all_used_is_told_of(tiny: Pipeline):
+    assert not any("init_audio" in text for text in make(tiny, init_audio=tone(2.0)).warnings)
+    assert (
+        "does nothing at an init_noise_level of 1" in make(tiny, init_audio=tone(2.0), init_noise_level=1).warnings[0]
+    )
+    assert "3.0 s long; the 2 s that are made leave out" in make(tiny, init_audio=tone(3.0)).warnings[0]
+    rate, samples = tone(2.0)
+    six = np.concatenate([samples, np.zeros((len(samples), 4), np.float32)], axis=1)
+    made = make(tiny, init_audio=(rate, six))
+    assert made.warnings[0] == "init_audio has 6 channels; the first 2 are used"
+    np.testing.assert_array_equal(made.latents, make(tiny, init_audio=(rate, samples)).latents)
+
+
+def test_init_audio_is_heard_unless_told_otherwise(tiny: Pipeline):
+    assert np.abs(make(tiny, init_audio=tone(2.0)).latents - make(tiny).latents).max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["exact", "fast"])
+def test_of_a_long_given_sound_only_what_is_used_is_resampled(tiny: Pipeline, method: str):
+    rate, long = tone(60.0, rate=2000)
+    given = {"init_noise_level": 0.5, "resampler": method}
+    whole, cut = (make(tiny, init_audio=(rate, part), **given).latents for part in (long, long[: 20 * rate]))
+    np.testing.assert_allclose(whole, cut, atol=1e-5)
+
+
+def test_latents_alone_have_no_audio(tiny: Pipeline):
+    with pytest.raises(InvalidRequest, match="stopped at its latents"):
+        _ = make(tiny, decode=False).audio
+
+
+def test_latents_may_be_plain_lists(tiny: Pipeline):
+    channels = tiny.config.autoencoder.latent_channels
+    with pytest.raises(InvalidRequest, match=r"latents of shape \(1, 1\)"):
+        tiny.decode([[1.0]])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidRequest, match="numbers were expected"):
+        tiny.decode(np.full((1, channels, 2), "x"))
+    with pytest.raises(InvalidRequest, match="resampler is 'exact' or 'fast'"):
+        tiny.encode(tone(1.0), method="bogus")  # pyright: ignore[reportArgumentType]

@@ -10,7 +10,7 @@ import pytest
 
 from sa3_engines import models
 from sa3_engines.errors import InvalidRequest
-from sa3_runtime.request import Request, plan
+from sa3_runtime.request import AdapterUse, Request, plan
 
 SMALL, MEDIUM = models.released_config("small-music"), models.released_config("medium")
 SOUND = (44100, np.zeros((44100, 2), np.float32))
@@ -136,3 +136,38 @@ def test_the_sampler_follows_the_objective():
 def test_numpy_numbers_are_numbers():
     planned = plan(Request(prompt=["a", "b"], seconds=np.array([1.0, 2.0]), steps=np.int64(4)), SMALL)  # pyright: ignore
     assert planned.seconds == [1.0, 2.0] and planned.request.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("adapters", "says"),
+    [
+        (AdapterUse(index=0), "a list of AdapterUse"),
+        ([{"index": 0}], "a list of AdapterUse"),
+        (0, "a list of AdapterUse"),
+        ([AdapterUse(index=0, interval=(0.9, 0.1))], "0.9 to 0.1; the first must not exceed"),
+        ([AdapterUse(index=0, interval=(0.1, 0.5, 0.9))], "two numbers"),  # pyright: ignore[reportArgumentType]
+        ([AdapterUse(index=0, interval=None)], "two numbers"),  # pyright: ignore[reportArgumentType]
+        ([AdapterUse(index=0, interval="01")], "two numbers"),  # pyright: ignore[reportArgumentType]
+        ([AdapterUse(index=0, skip_layers=["to_q"])], "a text was expected"),  # pyright: ignore[reportArgumentType]
+        ([AdapterUse(index=0), AdapterUse(index=0)], "adapter 0 has 2 entries"),
+    ],
+)
+def test_uses_of_adapters(adapters: Any, says: str):
+    refused(says, adapters=adapters)
+
+
+def test_numpy_s_numbers_are_numbers_in_lists_too():
+    planned = plan(Request(prompt=["a", "b"], seconds=[np.int64(2), np.float32(3)], seed=[np.int64(1), 2]), SMALL)
+    assert planned.seconds == [2.0, 3.0]
+    assert planned.seeds == [1, 2]
+    assert all(type(value) in (int, float) for value in (*planned.seconds, *planned.seeds))
+
+
+def test_what_is_wrong_with_a_given_sound_is_found_before_any_work():
+    refused("init_audio must be a path or a", init_audio=5)
+    refused("no audio file 'missing.wav'", init_audio="missing.wav")
+    refused("ask for more than that", inpaint_audio=SOUND, continue_audio=True, seconds=1)
+
+
+def test_a_small_sample_size_says_what_it_holds():
+    refused("holds up to 0.092 s", seconds=1, sample_size=4096)
