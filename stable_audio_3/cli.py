@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sa3_engines import console
+from sa3_engines.flags import Parser
 
 DURATION = 120.0
 NAME = "stable-audio"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    return console.run(NAME, lambda: _run(args))
+    return console.run(NAME, lambda: _run(parser().parse_args(argv)))
 
 
-def parser() -> argparse.ArgumentParser:
-    one = argparse.ArgumentParser(
+def parser() -> Parser:
+    one = Parser(
         prog=NAME,
         description="Make sound from a text with Stable Audio 3.",
         epilog="`sa3 generate` does the same and more: a limiter, sidecars, further formats and settings.",

@@ -3,11 +3,11 @@
 import argparse
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sa3_bench import cases
+from sa3_engines.flags import Parser, Version
 
 EXIT_CODES = """\
 exit codes:
@@ -21,7 +21,6 @@ exit codes:
   7    compare found a regression
   130  interrupted; table --resume goes on from there
 """
-Command = argparse.ArgumentParser
 Commands = Any  # argparse's own type of it is private
 
 
@@ -29,22 +28,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser().parse_args(argv)
 
 
-def parser() -> Command:
-    top = Command(
+def parser() -> Parser:
+    top = Parser(
         prog="sa3-bench",
         description="How long Stable Audio 3 takes on this machine.",
         epilog=f"{cases.TIMED.format(padding=cases.PADDING)}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="version", version=f"sa3-runtime {version('sa3-runtime')}")
+    top.add_argument("--version", action=Version)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (_table, _once, _compare, _interleave, _tiers, _profile, _history, _limits, _report):
         add(commands)
     return top
 
 
-def _command(commands: Commands, name: str, about: str, more: str = "") -> Command:
+def _command(commands: Commands, name: str, about: str, more: str = "") -> Parser:
     return commands.add_parser(
         name,
         help=about,
@@ -63,31 +62,31 @@ def _names(text: str) -> list[str]:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 
 def _seconds(text: str) -> list[float]:
-    try:
-        return [_positive(word) for word in _names(text)]
-    except ValueError as e:
-        raise argparse.ArgumentTypeError(f"{text!r}: numbers of seconds were expected, as in 5,30,120") from e
+    return [_positive(word) for word in _names(text)]
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: it must be 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return value
 
 
 def _counts(text: str) -> list[int]:
-    try:
-        return [_count(word) for word in _names(text)]
-    except ValueError as e:
-        raise argparse.ArgumentTypeError(f"{text!r}: numbers were expected, as in 1,4") from e
+    return [_count(word) for word in _names(text)]
 
 
 def _table(commands: Commands) -> None:

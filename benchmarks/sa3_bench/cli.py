@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,13 @@ BEGUN = time.perf_counter()  # of this process, near enough: the load is timed f
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments.parse(argv)
-    resumes = "; --resume goes on from here" if args.command == "table" else ""
-    return console.run("sa3-bench", lambda: _run(args), interrupted=f"interrupted{resumes}")
+    words = sys.argv[1:] if argv is None else argv
+    resumes = "; --resume goes on from here" if "table" in words[:1] else ""
+    return console.run("sa3-bench", lambda: _run(words), interrupted=f"interrupted{resumes}")
 
 
-def _run(args: Namespace) -> int:
+def _run(words: Sequence[str]) -> int:
+    args = arguments.parse(words)
     try:
         return COMMANDS[args.command](args)
     except BrokenPipeError:

@@ -14,6 +14,7 @@ from sa3_engines import console, models
 from sa3_engines.bundle import Profile
 from sa3_engines.engine import GRAPHS
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
+from sa3_engines.flags import Parser
 from sa3_engines.tiers import TIERS, TYPES
 from sa3_exporters import push
 from sa3_exporters.watch import Watch
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 NAME = "sa3-export"
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> Parser:
+    p = Parser(
         prog=NAME,
         description="Convert a Stable Audio 3 model into a bundle that an engine runs without PyTorch. Every graph of "
         "every tier of precision is compared with the PyTorch reference; nothing is published that differs by more "
@@ -65,8 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    return console.run(NAME, lambda: _run(args), interrupted="interrupted; nothing was published")
+    return console.run(NAME, lambda: _run(parser().parse_args(argv)), interrupted="interrupted; nothing was published")
 
 
 def _run(args: argparse.Namespace) -> int:

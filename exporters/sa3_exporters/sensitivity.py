@@ -12,7 +12,6 @@ not: of `high` the table says only that no weight spoils it, and the gate has th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
@@ -33,6 +32,7 @@ from tqdm import tqdm
 from sa3_engines import console, likeness, models
 from sa3_engines.engine import Options
 from sa3_engines.errors import BackendUnavailable, InvalidRequest, OutputError, ParityError
+from sa3_engines.flags import Parser
 from sa3_engines.models import Source
 from sa3_engines.tiers import COMPACT, FAST, FLOORS, HIGH
 from sa3_exporters import parity, placing, targets
@@ -264,8 +264,8 @@ def _rounded(value: Any) -> Any:
             return value
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> Parser:
+    p = Parser(
         prog="python -m sa3_exporters.sensitivity",
         description="Which layers of a model must stay fp32 in a tier, measured on its own weights with the cases of "
         "the gate of exports. Judged are weights, and activations where the engine makes bytes of them; what half "

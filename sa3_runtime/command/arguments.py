@@ -6,9 +6,10 @@ A flag that is not given leaves None: what it then means depends on the model or
 import argparse
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from sa3_engines.flags import Parser, Version
 
 EXIT_CODES = """\
 exit codes:
@@ -24,7 +25,6 @@ exit codes:
 """
 FORMATS = "wav, flac, mp3, ogg, opus"
 
-Command = argparse.ArgumentParser
 Commands = Any  # argparse's own type of it is private
 
 
@@ -32,15 +32,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser().parse_args(argv)
 
 
-def parser() -> Command:
-    top = Command(
+def parser() -> Parser:
+    top = Parser(
         prog="sa3",
         description="Stable Audio 3: from a prompt to sound, on this machine.",
         epilog=f"Each command has its own --help.\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="version", version=f"sa3-runtime {version('sa3-runtime')}")
+    top.add_argument("--version", action=Version)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _generate(commands)
     _encode(commands)
@@ -50,7 +50,7 @@ def parser() -> Command:
     return top
 
 
-def _command(commands: Commands, name: str, about: str, more: str = "") -> Command:
+def _command(commands: Commands, name: str, about: str, more: str = "") -> Parser:
     return commands.add_parser(
         name,
         help=about,
@@ -108,7 +108,7 @@ def _generate(commands: Commands) -> None:
     _talk(one)
 
 
-def _sampling(one: Command) -> None:
+def _sampling(one: Parser) -> None:
     group = one.add_argument_group("sampling")
     group.add_argument("--steps", type=int, metavar="N", help="more is slower (8; 50 for models not post-trained)")
     group.add_argument(
@@ -130,7 +130,7 @@ def _sampling(one: Command) -> None:
     group.add_argument("--truncate-prompt", **_switch("cut a prompt that is too long instead of refusing it (off)"))
 
 
-def _given_audio(one: Command) -> None:
+def _given_audio(one: Parser) -> None:
     group = one.add_argument_group("starting from sound")
     group.add_argument("--init-audio", type=Path, metavar="PATH", help="sound to vary")
     group.add_argument("--init-noise-level", type=float, metavar="X", help="how far to leave it, 0 to 1 (0.9)")
@@ -183,7 +183,7 @@ def _doctor(commands: Commands) -> None:
 # What several commands share
 
 
-def _model(one: Command, *, adapters: bool = False) -> None:
+def _model(one: Parser, *, adapters: bool = False) -> None:
     group = one.add_argument_group("model")
     group.add_argument("--model", help="a name (see `sa3 models`), a folder, OWNER/REPOSITORY or random:NAME (nano)")
     group.add_argument("--revision", metavar="REV", help="of a repository: branch, tag or commit (main)")
@@ -221,7 +221,7 @@ def _model(one: Command, *, adapters: bool = False) -> None:
     group.add_argument("--lora-index", type=int, metavar="N", help="the one adapter, from 0, that a strength is for")
 
 
-def _sound(one: Command, *, limiter: str) -> Any:
+def _sound(one: Parser, *, limiter: str) -> Any:
     group = one.add_argument_group("output")
     group.add_argument(
         "-o", "--output", type=Path, metavar="PATH", help=f"{FORMATS}; a batch gets _0, _1... (output.wav)"
@@ -240,7 +240,7 @@ def _resampler(one: Any) -> None:
     one.add_argument("--resampler", choices=("exact", "fast"), help="of given sound: the reference's, or soxr (exact)")
 
 
-def _talk(one: Command) -> None:
+def _talk(one: Parser) -> None:
     group = one.add_argument_group("what is said")
     group.add_argument("--json", action="store_true", help="one JSON object on stdout, and nothing else there")
     group.add_argument("--progress", **_switch("a progress bar on stderr (when that is a terminal)"))
@@ -252,13 +252,16 @@ def _switch(about: str) -> dict[str, Any]:
 
 
 def _limiter(text: str) -> float | str:
-    return text if text == "off" else float(text)
+    try:
+        return text if text == "off" else float(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of dBTP nor off") from e
 
 
 def _shift(text: str) -> Any:
     if not text.lstrip().startswith("{"):
         return text
-    return json.loads(text)  # its error is a ValueError, which argparse reports
-
-
-_limiter.__name__, _shift.__name__ = "ceiling", "distribution shift"  # as argparse names them in its errors
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a name nor JSON") from e

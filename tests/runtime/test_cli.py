@@ -108,7 +108,22 @@ def test_version(run: Run) -> None:
 def test_usage_errors_exit_2(run: Run, argv: list[str]) -> None:
     code, out, err = run(*argv)
     assert (code, out) == (2, "")
-    assert err.startswith("usage: sa3")
+    command = " ".join(["sa3", *argv[:1]]) if argv[:1] != ["sing"] else "sa3"
+    assert re.fullmatch(f"{command}: .+[;.?] [sS]ee {command} --help\n", err)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--steps", "abc"], "argument --steps: 'abc' is not a whole number"),
+        (["--cfg-scale", "much"], "argument --cfg-scale: 'much' is not a number"),
+        (["--limiter", "loud"], "argument --limiter: 'loud' is neither a number of dBTP nor off"),
+        (["--dist-shift", "{"], "argument --dist-shift: '{' is neither a name nor JSON"),
+        (["--bits", "8"], "argument --bits: no choice '8'; choose from 16, 24, 32f"),
+    ],
+)
+def test_a_value_that_is_none_is_told_in_one_sentence(run: Run, argv: list[str], said: str) -> None:
+    assert run("generate", *argv) == (2, "", f"sa3 generate: {said}; see sa3 generate --help\n")
 
 
 # generate
