@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sa3_engines import console
-from sa3_engines.flags import Parser
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from sa3_engines.flags import Parser
 
 DURATION = 120.0
 NAME = "stable-audio"
@@ -19,6 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
+    with console.leaving_at_once(NAME):  # and not before Ctrl-C is answered
+        import argparse
+        from pathlib import Path
+
+        from sa3_engines.flags import Parser
     one = Parser(
         prog=NAME,
         description="Make sound from a text with Stable Audio 3.",
@@ -51,9 +58,9 @@ def parser() -> Parser:
 
 
 def _run(args: Namespace) -> int:
-    from sa3_runtime.command import jobs
-    from sa3_runtime.command.progress import Bars
-
+    with console.leaving_at_once(NAME):
+        from sa3_runtime.command import jobs
+        from sa3_runtime.command.progress import Bars
     job = jobs.prepare(_translated(args))
     with Bars(shown=console.on_terminal()) as bars:
 
@@ -69,6 +76,8 @@ def _run(args: Namespace) -> int:
 
 def _translated(args: Namespace) -> Namespace:
     """The same as flags of `sa3 generate`; where the two have other defaults, upstream's are spelled out."""
+    from argparse import Namespace
+
     from sa3_runtime.command import arguments, jobs
 
     items = _items(args)

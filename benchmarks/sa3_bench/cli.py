@@ -1,28 +1,33 @@
-"""The command `sa3-bench`. Only this file prints; what is heavy is imported after the flags are read."""
+"""The command `sa3-bench`. Only this file prints; what is heavy is imported after the flags are read, and nothing where
+Ctrl-C is not answered yet.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from sa3_bench import arguments
 from sa3_engines import console
 from sa3_engines.errors import OutputError
 
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+NAME = "sa3-bench"
 BEGUN = time.perf_counter()  # of this process, near enough: the load is timed from here
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     resumes = "; --resume goes on from here" if "table" in words[:1] else ""
-    return console.run("sa3-bench", lambda: _run(words), interrupted=f"interrupted{resumes}")
+    return console.run(NAME, lambda: _run(words), interrupted=f"interrupted{resumes}")
 
 
 def _run(words: Sequence[str]) -> int:
+    with console.leaving_at_once(NAME):
+        from sa3_bench import arguments
     args = arguments.parse(words)
     try:
         return COMMANDS[args.command](args)
@@ -33,12 +38,12 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _say(text: str) -> None:
-    console.say("sa3-bench", text)
+    console.say(NAME, text)
 
 
 def _table(args: Namespace) -> int:
-    from sa3_bench import suite
-
+    with console.leaving_at_once(NAME):
+        from sa3_bench import suite
     written = suite.measure_table(args, _say)
     console.out(written.text)
     for path in written.files:
@@ -47,8 +52,11 @@ def _table(args: Namespace) -> int:
 
 
 def _once(args: Namespace) -> int:
-    from sa3_bench import cases, measure
-    from sa3_engines import models
+    import json
+
+    with console.leaving_at_once(NAME):
+        from sa3_bench import cases, measure
+        from sa3_engines import models
 
     case = cases.Case(
         model=args.model,
@@ -80,6 +88,8 @@ def _once(args: Namespace) -> int:
 
 
 def _limits(args: Namespace) -> int:
+    import json
+
     from sa3_bench import limits
 
     console.out(json.dumps(limits.measure(args.threads, args.device)))
@@ -87,6 +97,9 @@ def _limits(args: Namespace) -> int:
 
 
 def _compare(args: Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
     from sa3_bench import compare
 
     lines = compare.compare(args.first, args.second, margin=args.margin, stage=args.stage)
@@ -107,8 +120,8 @@ def _interleave(args: Namespace) -> int:
 
 
 def _tiers(args: Namespace) -> int:
-    from sa3_bench import machine, tiers
-
+    with console.leaving_at_once(NAME):
+        from sa3_bench import machine, tiers
     asked = tiers.Asked(
         model=args.model,
         durations=args.durations,
@@ -128,6 +141,8 @@ def _tiers(args: Namespace) -> int:
 
 
 def _profile(args: Namespace) -> int:
+    import json
+
     from sa3_bench import cases, profile
 
     case = cases.Case(

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from sa3_engines.errors import Cancelled, OutputError, Sa3Error
 
@@ -28,9 +29,44 @@ def run(command: str, work: Callable[[], int], *, interrupted: str = "interrupte
     except BrokenPipeError:
         _leave_stdout()
         return PIPE_CLOSED
-    except Sa3Error as e:
-        say(command, str(e))
-        return e.exit_code
+    except Exception as e:
+        if _from_interrupt(e):
+            say(command, interrupted)
+            return Cancelled.exit_code
+        if isinstance(e, Sa3Error):
+            say(command, str(e))
+            return e.exit_code
+        raise
+
+
+def _from_interrupt(error: BaseException | None) -> bool:
+    """An extension that Ctrl-C stops while it is imported says that it failed, and why only behind that."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def leaving_at_once(command: str, *, interrupted: str = "interrupted") -> Generator[None]:
+    """For imports: Ctrl-C ends the process there and then. As an exception it would be lost in a callback of the import
+    system now and then, and crash an extension that is half imported.
+    """
+
+    def leave(*_: object) -> None:
+        say(command, interrupted)
+        os._exit(Cancelled.exit_code)
+
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:  # else it is ignored, or somebody else's
+        with contextlib.suppress(ValueError):  # not the main thread, and no other hears of it
+            signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is leave:
+            signal.signal(signal.SIGINT, usual)
 
 
 def say(command: str, text: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sa3_bench import arguments as bench
 from sa3_engines.flags import Parser
-from sa3_exporters import cli as export
+from sa3_exporters import command as export
 from sa3_exporters import sensitivity
 from sa3_runtime.command import arguments as sa3
 from stable_audio_3 import cli as stable_audio
