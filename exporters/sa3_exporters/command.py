@@ -18,7 +18,7 @@ from sa3_engines.engine import GRAPHS
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
 from sa3_engines.flags import Parser
 from sa3_engines.tiers import TIERS, TYPES
-from sa3_exporters import push
+from sa3_exporters import asked, push
 from sa3_exporters.cli import INTERRUPTED, NAME
 from sa3_exporters.watch import Watch
 
@@ -78,17 +78,28 @@ def _run(args: argparse.Namespace) -> int:
         raise BackendUnavailable(f"exporting needs {', '.join(missing)}; pip install 'sa3-runtime[export]'")
     if args.push:
         push.check(args.push)
+    out = asked.bundle_folder(args.model, args.target, args.out)
+    precision, graphs = _words(args.precision), _words(args.graphs or "")
+    if args.graphs is not None and not graphs:
+        raise InvalidRequest(f"no graph is asked for; choose from {', '.join(GRAPHS)}")
+    asked.check_words(precision, graphs)
+    asked.check_seconds(args.min_seconds, args.opt_seconds, args.max_seconds)
+    asked.check_table(args.islands)
     source = models.locate(args.model, revision=args.revision, bundles=False)
+    profile = _profile(args, source.config.longest_seconds)
+    asked.check_model(source, graphs)
+    asked.check_profile(profile, source.name, source.config)
+    asked.check_out(out, source)
     with console.leaving_at_once(NAME, interrupted=INTERRUPTED):
         from sa3_exporters import build  # imports torch
 
     recipe = build.Recipe(
         source=source,
-        out=(args.out or models.bundle_folder(args.model, args.target)).expanduser().resolve(),
+        out=out,
         target=args.target,
-        precision=_words(args.precision),
-        graphs=_words(args.graphs or ""),
-        profile=_profile(args, source.config.longest_seconds),
+        precision=precision,
+        graphs=graphs,
+        profile=profile,
         islands=args.islands,
     )
     with Drawn() as watch:

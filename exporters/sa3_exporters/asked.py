@@ -1,0 +1,88 @@
+"""What an export is asked for, looked at before torch is imported: a slip is told at once, not after seconds.
+
+`build` looks at the same and at more: it has callers besides the command.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from sa3_engines import models, tiers
+from sa3_engines.bundle import Profile
+from sa3_engines.config import ModelConfig
+from sa3_engines.engine import CODEC, GRAPHS
+from sa3_engines.errors import InvalidRequest, OutputError
+from sa3_engines.models import MANIFEST, Source
+
+
+def check_words(precision: Sequence[str], graphs: Sequence[str]) -> None:
+    """What can be told without the model."""
+    if not precision:
+        raise InvalidRequest(f"no precision is asked for; choose from auto, {', '.join(tiers.TIERS)}")
+    for word in precision:
+        tiers.ask(word)
+    _known(graphs, GRAPHS, "a model")
+    if "step" in graphs and "prepare" not in graphs:
+        raise InvalidRequest("step needs what prepare gives; export both: --graphs prepare,step")
+
+
+def check_seconds(*seconds: float | None) -> None:
+    for one in seconds:
+        if one is not None and not (one >= 0 and math.isfinite(one)):
+            raise InvalidRequest(f"{one:g} s is no duration; --min-, --opt- and --max-seconds are numbers from 0")
+
+
+def check_table(islands: Path | None) -> None:
+    """That it is there and JSON; what is in it is `islands`' to judge."""
+    if islands is None:
+        return
+    try:
+        json.loads(islands.read_text("utf-8"))
+    except OSError as e:
+        raise InvalidRequest(f"table of islands {islands} cannot be read: {e.strerror}") from e
+    except (ValueError, RecursionError) as e:
+        raise InvalidRequest(f"table of islands {islands} is not JSON") from e
+
+
+def check_model(source: Source, graphs: Sequence[str]) -> None:
+    _known(graphs, GRAPHS if source.config.dit is not None else CODEC, source.name)
+
+
+def _known(graphs: Sequence[str], has: Sequence[str], whose: str) -> None:
+    if unknown := [graph for graph in graphs if graph not in has]:
+        raise InvalidRequest(f"{whose} has no graph {unknown[0]!r}; it has {', '.join(has)}")
+
+
+def check_profile(asked: Profile | None, name: str, config: ModelConfig) -> None:
+    if asked is None:
+        return
+    if not 0 <= asked.min_seconds <= asked.opt_seconds <= asked.max_seconds or not asked.max_seconds:
+        raise InvalidRequest(
+            f"a profile of {asked.min_seconds:g}, {asked.opt_seconds:g}, {asked.max_seconds:g} s: it must go up, from 0"
+        )
+    longest = config.longest_seconds
+    if asked.max_seconds > longest:
+        raise InvalidRequest(f"{name} was made for {longest:g} s at most, and {asked.max_seconds:g} were asked")
+
+
+def check_out(out: Path, source: Source) -> None:
+    """That it is none of somebody else's; into the model's own folder graphs may go."""
+    try:
+        if source.folder is not None and out.exists() and out.samefile(source.folder):
+            return
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file; an export is a folder")
+        if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+            raise OutputError(f"{out} holds something else than a bundle and is left alone; choose another --out")
+    except OSError as e:
+        raise OutputError(f"{out} cannot be looked at: {e.strerror or e}") from e
+
+
+def bundle_folder(model: str, target: str, out: Path | None) -> Path:
+    try:
+        return (out or models.bundle_folder(model, target)).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as e:  # no such home, links in a circle, a NUL
+        raise OutputError(f"{out} is no folder's name: {e}") from e

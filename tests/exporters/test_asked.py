@@ -1,0 +1,61 @@
+"""A slip in what an export is asked for is told before torch is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import sys
+from sa3_exporters import cli
+code = cli.main(sys.argv[1:])
+print("torch" in sys.modules)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--precision", "foo"], 2, "no precision 'foo'; choose from auto, exact"),
+        (["--precision", "exact,fo0"], 2, "no precision 'fo0'"),
+        (["--precision", ","], 2, "no precision is asked for"),
+        (["--graphs", "sing"], 2, "a model has no graph 'sing'; it has text, prepare"),
+        (["--graphs", ","], 2, "no graph is asked for; choose from text"),
+        (["--graphs", "step"], 2, "step needs what prepare gives"),
+        (["--model", "random:same-s", "--graphs", "text"], 2, "has no graph 'text'; it has encode, decode"),
+        (["--max-seconds", "nan"], 2, "nan s is no duration"),
+        (["--min-seconds", "-1"], 2, "-1 s is no duration"),
+        (["--max-seconds", "500"], 2, "nano was made for 20.062 s at most, and 500 were asked"),
+        (["--min-seconds", "9", "--opt-seconds", "3"], 2, "a profile of 9, 3, 20.062 s: it must go up"),
+        (["--islands", "none.json"], 2, "table of islands none.json cannot be read: No such file"),
+        (["--islands", "text"], 2, "table of islands text is not JSON"),
+        (["--out", "text"], 6, "text is a file; an export is a folder"),
+        (["--out", "full"], 6, "full holds something else than a bundle"),
+        (["--out", "~nobody-here/x"], 6, "is no folder's name"),
+        (["--target", "foo"], 2, "argument --target: no choice 'foo'; choose from onnx, openvino"),
+        (["--model", "nope"], 3, "no model 'nope'"),
+    ],
+)
+def test_what_can_be_told_without_torch_is(tmp_path: Path, words: list[str], code: int, said: str):
+    (tmp_path / "text").write_text("no table")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    command = [sys.executable, "-c", CODE, "--model", "nano", "--target", "onnx", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert done.stderr.startswith("sa3-export: ") and done.stderr.count("\n") == 1
+    assert "True" not in done.stdout
+
+
+def test_a_good_table_of_islands_is_let_through(tmp_path: Path):
+    from sa3_exporters import asked
+
+    path = tmp_path / "islands.json"
+    path.write_text(json.dumps({"tiers": {}}))
+    asked.check_table(path)
+    asked.check_table(None)
