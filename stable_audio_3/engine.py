@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,13 @@ class TorchBackend:
     def why_not(self, device: str = "auto") -> str | None:
         if importlib.util.find_spec("torch") is None:
             return "PyTorch is not installed; pip install 'sa3-runtime[torch]'"
-        kind = device.partition(":")[0]
+        kind, colon, number = device.partition(":")
         if kind not in ("auto", *DEVICES):
             return f"no device {device!r}; choose from {', '.join(DEVICES)}"
+        if colon and kind != "cuda":
+            return f"no device {device!r}; {kind} has no numbers"
+        if colon and not re.fullmatch("[0-9]+", number):
+            return f"no device {device!r}; a GPU is cuda, or one of several by its number: cuda:0, cuda:1"
         if kind in ("auto", "cpu") or device in self.devices():
             return None
         found = ", ".join(self.devices())

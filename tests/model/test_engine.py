@@ -30,3 +30,30 @@ def test_convolutions_keep_all_digits_and_the_users_setting_stays(golden: Path, 
         engine.run("decode", graphs.decode(engine.config, latents))
         assert torch.backends.cudnn.allow_tf32 is setting
     assert seen == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cpu:1", "no device 'cpu:1'; cpu has no numbers"),
+        ("cpu:0", "cpu has no numbers"),
+        ("cpu:", "cpu has no numbers"),
+        ("mps:3", "no device 'mps:3'; mps has no numbers"),
+        ("auto:1", "auto has no numbers"),
+        ("cuda:x", "no device 'cuda:x'; a GPU is cuda, or one of several by its number"),
+        ("cuda:", "a GPU is cuda"),
+        ("cuda:-1", "a GPU is cuda"),
+        ("cuda:1:2", "a GPU is cuda"),
+        ("CPU", "no device 'CPU'; choose from cuda, mps, cpu"),
+        ("", "no device ''"),
+    ],
+)
+def test_devices_that_are_none(device: str, said: str):
+    assert said in str(BACKEND.why_not(device))
+
+
+def test_devices_that_are_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(BACKEND, "devices", lambda: ["cuda", "cuda:0", "cuda:1", "mps", "cpu"], raising=True)
+    for device in ("auto", "cpu", "mps", "cuda", "cuda:1"):
+        assert BACKEND.why_not(device) is None
+    assert BACKEND.why_not("cuda:2") == "device cuda:2 is not here; PyTorch sees cuda, cuda:0, cuda:1, mps, cpu"
