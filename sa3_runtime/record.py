@@ -5,12 +5,13 @@ Flags and records come the same way: a command's flags are a record too, one tha
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import operator
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,15 +19,17 @@ from typing import Any, cast
 
 import numpy as np
 
+from sa3_engines import selection, tiers
+from sa3_engines.engine import Options
 from sa3_engines.errors import AudioFileError, InvalidRequest, ModelNotFound
-from sa3_runtime import audio, sidecar, tags
+from sa3_runtime import audio, fields, sidecar, tags
 from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
 from sa3_runtime.pipeline import Generation, Pipeline
 from sa3_runtime.request import INPUTS, AdapterUse, Plan, Request
 
 Record = Mapping[str, Any]
-SETTINGS = frozenset(f.name for f in fields(Request)) - {
+SETTINGS = frozenset(f.name for f in dataclasses.fields(Request)) - {
     *INPUTS,
     "inpaint_mask",
     "decode",
@@ -60,6 +63,14 @@ class Opening:
     threads: int | None = None
     memory: str = "normal"
     adapters: Sequence[AdapterFile] = ()
+
+    def checked(self) -> Opening:
+        """Refuses what can be told without the model, which may have to be downloaded."""
+        Options(device=self.device, precision=self.precision, threads=self.threads, memory=self.memory)
+        tiers.ask(self.precision)
+        if self.backend != "auto":
+            selection.load(self.backend)
+        return self
 
     def open(self) -> Pipeline:
         pipeline = Pipeline.load(
@@ -173,7 +184,7 @@ def opening(record: Record, folder: Path | None = None) -> Opening:
             threads=_whole(record.get("threads")),
             memory=_text(record.get("memory")) or "normal",
             adapters=[_adapter(entry, folder) for entry in record.get("adapters") or ()],
-        )
+        ).checked()
 
 
 @contextmanager
@@ -187,6 +198,8 @@ def _damage() -> Generator[None]:
 def _request(settings: dict[str, Any], sounds: Mapping[str, Any]) -> Request:
     if unknown := set(settings) - SETTINGS:
         raise InvalidRequest(f"the record has settings unknown here: {', '.join(sorted(unknown))}; update sa3-runtime")
+    if "prompt" not in settings:
+        raise InvalidRequest("the record has no prompt; give one with -p/--prompt")
     for name, value in settings.items():
         if value is not None:
             settings[name] = _SHAPES.get(name, _as_it_is)(value)
@@ -214,9 +227,8 @@ def _text(value: Any) -> str | None:
 
 
 def _shift(value: Any) -> Any:
-    plain = isinstance(value, dict) and all(isinstance(one, str | int | float) for one in value.values())
-    if not isinstance(value, str) and not plain:
-        raise TypeError(f"{value!r} is not a distribution shift")
+    if not fields.SHIFT.fits(value):
+        raise InvalidRequest(f"distribution shift {fields.shown(value)}; expected {fields.SHIFT.wanted}")
     return value
 
 
@@ -254,9 +266,11 @@ _SHAPES: Mapping[str, Callable[[Any], Any]] = {
 
 def _model(name: Any, folder: Path | None) -> str:
     here = cast("str", _text(name))
-    if folder is not None and not Path(here).exists() and (folder / here).is_dir():
-        return str(folder / here)
-    return here
+    try:
+        beside = folder is not None and not Path(here).exists() and (folder / here).is_dir()
+    except OSError:  # too long for a folder's name
+        beside = False
+    return str(folder / here) if folder is not None and beside else here
 
 
 def _input(entry: Any, name: str, folder: Path | None) -> InputFile:
@@ -277,7 +291,7 @@ def _found(entry: Any, folder: Path | None, what: str) -> InputFile:
     written, wanted = os.fspath(entry["path"]), _text(entry.get("sha256"))
     sums: dict[Path, str] = {}
     for place in (Path(written), *([folder / written] if folder is not None else [])):
-        if place.is_file():
+        if _is_file(place):
             sums[place] = sha256(place)
     for place, found in sums.items():
         if wanted in (None, found):
@@ -286,6 +300,13 @@ def _found(entry: Any, folder: Path | None, what: str) -> InputFile:
         raise InvalidRequest(f"{what} {written!r} is not what it was when the record was made; name the file to use")
     missing = f"there is no {what} {written!r}"
     raise AudioFileError(missing) if what == "audio file" else ModelNotFound(missing)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as e:  # a name that is too long, or too many links
+        raise InvalidRequest(f"cannot read {fields.shown(os.fspath(path))}: {e.strerror or e}") from e
 
 
 def sha256(path: Path) -> str:
@@ -335,9 +356,8 @@ def read(path: Path) -> dict[str, Any]:
         if not comment.startswith("{"):
             raise InvalidRequest(f"{os.fspath(path)!r} does not carry a record of how it was made")
         found = sidecar.loads(comment, os.fspath(path))
-    whole = all(isinstance(found.get(name, {}), dict) for name in ("request", "inputs", "output", "versions"))
-    adapters = found.get("adapters", [])
-    whole = whole and isinstance(adapters, list) and all(isinstance(one, dict) for one in adapters)
-    if not whole or not isinstance(found.get("request", {}).get("finish", {}), dict):
-        raise InvalidRequest(f"the record in {os.fspath(path)!r} is damaged")
+    try:
+        fields.check(found)
+    except InvalidRequest as e:
+        raise InvalidRequest(f"the record in {os.fspath(path)!r} is damaged: {e}") from e
     return found

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -328,10 +329,91 @@ def test_a_damaged_record_is_refused_in_a_sentence(run: Run, damage: dict[str, A
     assert not list(Path().glob("output*"))
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"request": []}, "request is []; expected an object"),
+        ({"request": {}}, None),
+        ({"request": {"prompt": None}}, "request.prompt is null; expected a text or a list of texts"),
+        ({"request": {"prompt": []}}, "request.prompt is []; expected a text or a list of texts"),
+        ({"request": {"prompt": "a", "seconds": float("nan")}}, "request.seconds is NaN; expected a number or"),
+        ({"request": {"prompt": "a", "seconds": [1, None]}}, "request.seconds is [1, null]; expected a number or"),
+        ({"request": {"prompt": "a", "seconds": 10**400}}, "request.seconds is 1000"),
+        ({"request": {"prompt": "a", "steps": True}}, "request.steps is true; expected a whole number"),
+        (
+            {"request": {"prompt": "a", "seed": "x" * 999}},
+            f'request.seed is "{"x" * 59}...; expected a whole number or',
+        ),
+        ({"request": {"prompt": "a", "cfg_interval": [1]}}, "request.cfg_interval is [1]; expected two numbers"),
+        (
+            {"request": {"prompt": "a", "inpaint_regions": [1, 2]}},
+            "request.inpaint_regions is [1, 2]; expected a list of two",
+        ),
+        ({"request": {"prompt": "a", "truncate": 1}}, "request.truncate is 1; expected true or false"),
+        (
+            {"request": {"prompt": "a", "chunking": {"size": "a"}}},
+            'request.chunking.size is "a"; expected a whole number',
+        ),
+        ({"request": {"prompt": "a", "chunking": {"sise": 3}}}, "request.chunking.sise is unknown here"),
+        ({"request": {"prompt": "a", "finish": {"limiter": []}}}, "request.finish.limiter is []; expected a number"),
+        ({"request": {"prompt": "a", "dist_shift": {"type": "flux", "alpha_max": "x"}}}, "request.dist_shift is {"),
+        ({"request": {"prompt": "a", "dist_shift": {"type": "flux", "alpha_max": 10**40}}}, "request.dist_shift is {"),
+        ({"request": {"prompt": "a", "adapters": [{}]}}, "request.adapters[0].index is missing"),
+        ({"request": {"prompt": "a", "adapters": [3]}}, "request.adapters is [3]; expected a list of objects"),
+        ({"inputs": {"init_audio": "in.wav"}}, 'inputs.init_audio is "in.wav"; expected an object'),
+        ({"inputs": {"init_audio": {"path": 3}}}, "inputs.init_audio.path is 3; expected a text"),
+        ({"adapters": [{"strength": 1}]}, "adapters[0].path is missing"),
+        ({"adapters": [{"path": "a", "strength": "1"}]}, 'adapters[0].strength is "1"; expected a number'),
+        ({"output": {"format": ["wav"]}}, 'output.format is ["wav"]; expected a text'),
+        ({"versions": {"numpy": 2}}, "versions.numpy is 2; expected a text"),
+        ({"model": 3}, "model is 3; expected a text"),
+        ({"threads": 1.5}, "threads is 1.5; expected a whole number"),
+    ],
+)
+def test_the_field_that_is_damaged_is_named(run: Run, damage: dict[str, Any], said: str | None) -> None:
+    whole = {"model": "random:small-music", "backend": "null", "request": {"prompt": "a"}, "schema": 1}
+    Path("bad.json").write_text(json.dumps(whole | damage))
+    code, out, err = run("--from", "bad.json")
+    start = "sa3: the record in 'bad.json' is damaged: " if said else "sa3: the record has no prompt; give one with -p"
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(start + (said or "")), err
+
+
+def test_names_no_file_can_have(run: Run) -> None:
+    for damage in ({"inputs": {"init_audio": {"path": "x" * 5000}}}, {"adapters": [{"path": "x" * 5000}]}):
+        sidecar.write("bad.json", {"model": "nano", "request": {"prompt": "a"}} | damage)
+        code, _, err = run("--from", "bad.json")
+        assert code == 2 and err.startswith('sa3: cannot read "xxx') and len(err) < 200
+    sidecar.write("bad.json", {"model": "x" * 5000, "request": {"prompt": "a"}})
+    code, _, err = run("--from", "bad.json")
+    assert code == 3 and err.endswith("cannot be read: File name too long\n")
+
+
+PYTHONS_OWN = "argument|attribute|NoneType|subscript|iterable|operand|unpack|convert|instances|ufunc|literal|Error"
+
+
 def test_records_damaged_at_random_never_end_in_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(*NULL, "-p", "a", "b", "--sidecar", "--steps", "1")[0] == 0
-    whole = sidecar.read("output_0.json")
-    values = [None, True, -1, 0, 1.5, "", "x", [], {}, [1], {"a": 1}, [[1, 2]], 1e300, "1", ["a", "b", "c"]]
+    whole = json.loads(Path("output_0.json").read_text())
+    values = [
+        None,
+        True,
+        -1,
+        0,
+        1.5,
+        "",
+        "x",
+        [],
+        {},
+        [1],
+        {"a": 1},
+        [[1, 2]],
+        1e300,
+        10**40,
+        float("nan"),
+        "1",
+        ["a", "b", "c"],
+    ]
     chance = random.Random(1)
 
     def places(value: Any) -> list[tuple[Any, Any]]:
@@ -345,11 +427,11 @@ def test_records_damaged_at_random_never_end_in_a_traceback(run: Run, monkeypatc
         for _ in range(chance.randint(1, 2)):
             where, key = chance.choice(places(bad))
             where[key] = chance.choice(values)
-        sidecar.write("bad.json", bad)
+        Path("bad.json").write_text(json.dumps(bad))
         try:
             prepare_and_run("bad.json")
         except Sa3Error as e:
-            assert str(e)
+            assert str(e) and not re.search(PYTHONS_OWN, str(e)), f"{bad}: {e}"
         except Exception as e:
             raise AssertionError(f"{bad}: {e!r}") from e
 
