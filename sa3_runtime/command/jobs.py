@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from argparse import Namespace
 from collections.abc import Callable, Generator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 from sa3_engines import models
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Support
-from sa3_engines.errors import InvalidRequest
+from sa3_engines.errors import InvalidRequest, ModelNotFound
 from sa3_engines.models import Source
 from sa3_runtime import audio, record
 from sa3_runtime.audio import Sound
@@ -148,8 +149,17 @@ def known_config(model: str, revision: str | None = None) -> ModelConfig | None:
     name = models.ALIASES.get(model, model)
     if name in models.RELEASED:
         return models.released_config(name)
-    local = model.startswith("random:") or name == "nano" or Path(model).expanduser().is_dir()
+    local = model.startswith("random:") or name == "nano" or _is_folder(model)
     return models.locate(model, revision=revision).config if local else None
+
+
+def _is_folder(model: str) -> bool:
+    try:
+        return Path(model).expanduser().is_dir()
+    except OSError:  # too long for a name
+        return False
+    except RuntimeError as e:
+        raise ModelNotFound(f"no model {model!r}: {model.partition('/')[0]} is nobody's home here") from e
 
 
 def generate(job: Job, listener: Listener) -> Result:
@@ -202,11 +212,12 @@ def _chunking(args: Namespace) -> Chunking | None:
 def encode(args: Namespace, listener: Listener) -> Result:
     outputs.check_npy(args.output)
     check_writable(args.output)
+    opening = _opening(args)
     sound = audio.read(args.audio)
     if sound.warning:
         listener.warn(sound.warning)
     spent: dict[str, float] = {}
-    with opened(_opening(args), spent, listener) as pipeline:
+    with opened(opening, spent, listener) as pipeline:
         start = time.perf_counter()
         latents = pipeline.encode(
             sound,
@@ -229,11 +240,12 @@ def decode(args: Namespace, listener: Listener) -> Result:
     wanted = outputs.output(args.output, args.format, args.bits)
     (target,) = outputs.targets(wanted, 1)
     how, spent = Finish(**drafts.finish(args, {}, None)), dict[str, float]()
-    if args.seconds is not None and not args.seconds > 0:
-        raise InvalidRequest(f"duration {args.seconds:g} s; it must be more than 0")
+    if args.seconds is not None and not 0 < args.seconds < math.inf:
+        raise InvalidRequest(f"duration {args.seconds:g} s; it must be more than 0, and end")
+    opening = _opening(args)
     config = known_config("nano" if args.model is None else args.model, args.revision)
     latents = None if config is None else outputs.read_npy(args.latents, config.autoencoder.latent_channels)
-    with opened(_opening(args), spent, listener) as pipeline:
+    with opened(opening, spent, listener) as pipeline:
         if latents is None:
             latents = outputs.read_npy(args.latents, pipeline.config.autoencoder.latent_channels)
         start = time.perf_counter()

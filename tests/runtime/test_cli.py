@@ -314,8 +314,18 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
             "out_1.wav is both the output and init",
         ),
         (["--model", ""], 3, "no model '': the name is empty"),
+        (["--model", "~nobody-here/x"], 3, "no model '~nobody-here/x': ~nobody-here is nobody's home here"),
         (["--model", "nano", "--revision", "main"], 2, "only repositories on the hub have revisions"),
         (["--cores", ""], 2, "--cores '': write numbers and ranges"),
+        (["--backend", "tpu"], 2, "no backend 'tpu'; choose from auto"),
+        (["--precision", "fp8"], 2, "no precision 'fp8'; choose from auto, exact"),
+        (["--threads", "0"], 2, "threads 0; it must be a whole number from 1"),
+        (
+            ["--dist-shift", '{"type": "flux", "alpha_max": "x"}'],
+            2,
+            "expected a name, or an object with a type and numbers",
+        ),
+        (["--init-audio", "x" * 5000], 2, 'cannot read "xxx.*: File name too long'),
         (["--from", "missing.json"], 2, "cannot read 'missing.json'"),
         (["--from", "in.wav"], 2, "'in.wav' does not carry a record"),
         (["--from", "text.wav"], 2, "cannot read"),
@@ -635,12 +645,17 @@ def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
         (["decode", "z.npy", "-o", "nowhere/a.wav"], 6),
         (["decode", "z.npy", "--duration", "-1"], 2),
         (["decode", "z.npy", "--limiter", "5"], 2),
+        (["decode", "z.npy", "--duration", "inf"], 2),
+        (["decode", "z.npy", "--threads", "0"], 2),
+        (["decode", "z.npy", "--precision", "fp8"], 2),
+        (["encode", "in.wav", "--backend", "tpu"], 2),
+        (["encode", "in.wav", "--precision", "fp8"], 2),
     ],
 )
 def test_coding_is_refused_before_a_model_is_opened(run: Run, tmp_path: Path, argv: list[str], code: int) -> None:
     tone(tmp_path / "in.wav")
     np.save(tmp_path / "z.npy", np.zeros((256, 4), np.float32))
-    got, out, err = run(*argv, *MODEL)
+    got, out, err = run(argv[0], argv[1], *MODEL, *argv[2:])
     assert (got, out) == (code, "")
     assert re.fullmatch("sa3: .+\n", err)
 
