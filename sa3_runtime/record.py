@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import operator
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -178,11 +179,11 @@ def opening(record: Record, folder: Path | None = None) -> Opening:
         return Opening(
             model=_model("nano" if record.get("model") is None else record["model"], folder),
             revision=_text(record.get("revision")),
-            backend=_text(record.get("backend")) or "auto",
-            device=_text(record.get("device")) or "auto",
-            precision=_text(record.get("precision")) or "auto",
+            backend=_chosen(record.get("backend"), "auto"),
+            device=_chosen(record.get("device"), "auto"),
+            precision=_chosen(record.get("precision"), "auto"),
             threads=_whole(record.get("threads")),
-            memory=_text(record.get("memory")) or "normal",
+            memory=_chosen(record.get("memory"), "normal"),
             adapters=[_adapter(entry, folder) for entry in record.get("adapters") or ()],
         ).checked()
 
@@ -226,6 +227,19 @@ def _text(value: Any) -> str | None:
     return value
 
 
+def _chosen(value: Any, usual: str) -> str:
+    """An empty name is somebody's choice as well, and a wrong one."""
+    text = _text(value)
+    return usual if text is None else text
+
+
+def _seconds(value: Any) -> Any:
+    for one in value if isinstance(value, Sequence) else [value]:
+        if isinstance(one, int | float) and fields.FAR < abs(one) < math.inf:
+            raise InvalidRequest(f"duration {one:g} s is longer than any sound")
+    return value
+
+
 def _shift(value: Any) -> Any:
     if not fields.SHIFT.fits(value):
         raise InvalidRequest(f"distribution shift {fields.shown(value)}; expected {fields.SHIFT.wanted}")
@@ -255,6 +269,7 @@ _SHAPES: Mapping[str, Callable[[Any], Any]] = {
     "batch_size": _whole,
     "sample_size": _whole,
     "sampler": _text,
+    "seconds": _seconds,
     "dist_shift": _shift,
     "cfg_interval": _pair,
     "inpaint_regions": lambda regions: [_pair(region) for region in regions],

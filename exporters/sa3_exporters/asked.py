@@ -14,7 +14,7 @@ from sa3_engines import models, tiers
 from sa3_engines.bundle import Profile
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import CODEC, GRAPHS
-from sa3_engines.errors import InvalidRequest, OutputError
+from sa3_engines.errors import InvalidRequest, ModelNotFound, OutputError
 from sa3_engines.models import MANIFEST, Source
 
 
@@ -84,5 +84,7 @@ def check_out(out: Path, source: Source) -> None:
 def bundle_folder(model: str, target: str, out: Path | None) -> Path:
     try:
         return (out or models.bundle_folder(model, target)).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as e:  # no such home, links in a circle, a NUL
-        raise OutputError(f"{out} is no folder's name: {e}") from e
+    except (OSError, RuntimeError, ValueError) as e:  # nobody's home, links in a circle, a NUL
+        if out is None:
+            raise ModelNotFound(f"no model {model!r}: it is no folder's name") from e
+        raise OutputError(f"{str(out)!r} is no folder's name") from e

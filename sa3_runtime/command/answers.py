@@ -148,7 +148,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 def _doctor(args: Namespace) -> int:
     with console.leaving_at_once(NAME):
-        from sa3_runtime.command import doctor
+        from sa3_runtime.command import doctor, jobs
+    jobs.is_folder(args.model)  # refuses ~NAME where there is no such home
 
     def tell(what: str) -> None:
         if console.on_terminal():

@@ -149,11 +149,11 @@ def known_config(model: str, revision: str | None = None) -> ModelConfig | None:
     name = models.ALIASES.get(model, model)
     if name in models.RELEASED:
         return models.released_config(name)
-    local = model.startswith("random:") or name == "nano" or _is_folder(model)
+    local = model.startswith("random:") or name == "nano" or is_folder(model)
     return models.locate(model, revision=revision).config if local else None
 
 
-def _is_folder(model: str) -> bool:
+def is_folder(model: str) -> bool:
     try:
         return Path(model).expanduser().is_dir()
     except OSError:  # too long for a name
@@ -255,7 +255,7 @@ def decode(args: Namespace, listener: Listener) -> Result:
         if args.seconds is not None:
             if args.seconds * rate > samples.shape[1]:
                 listener.warn(f"{args.seconds:g} s were asked, and the latents hold {samples.shape[1] / rate:.2f} s")
-            samples = samples[:, : max(1, int(args.seconds * rate))]
+            samples = samples[:, : max(1, int(min(args.seconds * rate, samples.shape[1])))]
         start = time.perf_counter()
         listener.progress(Progress("finish", 0, 1))
         sound, report = finish(Sound(samples, rate), how)

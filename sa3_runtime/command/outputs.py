@@ -139,6 +139,8 @@ def not_interrupted() -> Generator[None]:
 
 
 def check_npy(path: Path) -> None:
+    if path.name == ".npy":
+        raise InvalidRequest(f"{os.fspath(path)!r} is an ending without a name; write NAME.npy")
     if path.suffix != ".npy":
         raise InvalidRequest(f"{os.fspath(path)!r} does not end in .npy, which is what latents are written as")
 

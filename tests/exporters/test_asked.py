@@ -39,6 +39,7 @@ sys.exit(code)
         (["--out", "~nobody-here/x"], 6, "is no folder's name"),
         (["--target", "foo"], 2, "argument --target: no choice 'foo'; choose from onnx, openvino"),
         (["--model", "nope"], 3, "no model 'nope'"),
+        (["--model", "~nobody-here/x"], 3, "no model '~nobody-here/x'"),
     ],
 )
 def test_what_can_be_told_without_torch_is(tmp_path: Path, words: list[str], code: int, said: str):

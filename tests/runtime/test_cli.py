@@ -318,6 +318,10 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
         (["--model", "nano", "--revision", "main"], 2, "only repositories on the hub have revisions"),
         (["--cores", ""], 2, "--cores '': write numbers and ranges"),
         (["--backend", "tpu"], 2, "no backend 'tpu'; choose from auto"),
+        (["--backend", ""], 2, "no backend ''; choose from auto"),
+        (["--precision", ""], 2, "no precision ''; choose from auto"),
+        (["--duration", "1e308"], 2, "duration 1e\\+308 s is longer than any sound"),
+        (["--save-latents", ".npy"], 2, "'.npy' is an ending without a name"),
         (["--precision", "fp8"], 2, "no precision 'fp8'; choose from auto, exact"),
         (["--threads", "0"], 2, "threads 0; it must be a whole number from 1"),
         (
@@ -576,6 +580,7 @@ def test_sound_to_latents_and_back(run: Run, tmp_path: Path) -> None:
     assert audio.read_metadata("out.flac") == {"software": "sa3-runtime 0.1.0"}
     code, out, err = run("decode", "z.npy", *MODEL, "--duration", "9", "--json")
     assert code == 0 and "9 s were asked, and the latents hold 1.11 s" in err
+    assert run("decode", "z.npy", *MODEL, "--duration", "1e308")[0] == 0
     assert set(json.loads(out)["seconds"]) == {"load", "decode", "finish", "write"}
 
 
@@ -646,6 +651,7 @@ def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
         (["decode", "z.npy", "--duration", "-1"], 2),
         (["decode", "z.npy", "--limiter", "5"], 2),
         (["decode", "z.npy", "--duration", "inf"], 2),
+        (["doctor", "--model", "~nobody-here/x"], 3),
         (["decode", "z.npy", "--threads", "0"], 2),
         (["decode", "z.npy", "--precision", "fp8"], 2),
         (["encode", "in.wav", "--backend", "tpu"], 2),
@@ -655,7 +661,8 @@ def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
 def test_coding_is_refused_before_a_model_is_opened(run: Run, tmp_path: Path, argv: list[str], code: int) -> None:
     tone(tmp_path / "in.wav")
     np.save(tmp_path / "z.npy", np.zeros((256, 4), np.float32))
-    got, out, err = run(argv[0], argv[1], *MODEL, *argv[2:])
+    null = [] if argv[0] == "doctor" else MODEL
+    got, out, err = run(*argv[:2], *null, *argv[2:])
     assert (got, out) == (code, "")
     assert re.fullmatch("sa3: .+\n", err)
 
