@@ -281,7 +281,7 @@ def _profile(commands: Commands) -> None:
 def _limits(commands: Commands) -> None:
     one = _command(commands, "limits", "what this machine can do at most: matrix products and memory bandwidth")
     one.add_argument("--threads", type=_count, metavar="N", help="processor threads (all cores)")
-    one.add_argument("--device", default="cpu", metavar="D", help="cpu or cuda (cpu)")
+    one.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(cpu)")
 
 
 def _report(commands: Commands) -> None:

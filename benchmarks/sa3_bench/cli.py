@@ -34,7 +34,8 @@ def _run(words: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as e:
-        raise OutputError(str(e)) from e
+        what = f"cannot write {str(e.filename)!r}: {e.strerror}" if e.filename and e.strerror else str(e)
+        raise OutputError(what) from e
 
 
 def _say(text: str) -> None:
@@ -91,7 +92,9 @@ def _limits(args: Namespace) -> int:
     import json
 
     from sa3_bench import limits
+    from sa3_engines.engine import Options
 
+    Options(threads=args.threads)  # refuses more than a machine can be asked for
     console.out(json.dumps(limits.measure(args.threads, args.device)))
     return 0
 
@@ -122,6 +125,10 @@ def _interleave(args: Namespace) -> int:
 def _tiers(args: Namespace) -> int:
     with console.leaving_at_once(NAME):
         from sa3_bench import machine, tiers
+        from sa3_engines import selection
+    for backend in args.backends:
+        selection.load(backend)  # refuses what is none
+    args.out.mkdir(parents=True, exist_ok=True)  # and not after all is measured
     asked = tiers.Asked(
         model=args.model,
         durations=args.durations,

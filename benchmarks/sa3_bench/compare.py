@@ -53,6 +53,8 @@ def rows(path: Path) -> Rows:
         text = path.read_text("utf-8")
     except OSError as e:
         raise InvalidRequest(f"{path} cannot be read: {e.strerror}") from e
+    except ValueError as e:  # not UTF-8
+        raise InvalidRequest(f"{path} is not text") from e
     try:
         whole = json.loads(text)
     except ValueError:

@@ -50,8 +50,9 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as e:
         raise InvalidRequest(f"{path} cannot be read: {e.strerror}") from e
     except ValueError as e:
-        raise InvalidRequest(f"{path} is not JSON: {e}") from e
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise InvalidRequest(f"{path} is not JSON") from e
+    known = isinstance(data, dict) and data.get("schema") == SCHEMA
+    if not known or not isinstance(data.get("cases"), dict) or not isinstance(data.get("name"), str):
         raise InvalidRequest(f"{path} is not a result of sa3-bench table, or of another version; run it anew")
     return data
 

@@ -54,6 +54,30 @@ def test_errors_are_one_sentence_and_a_code(bench, tiny_model: Path, words: tupl
     assert done.returncode == code and done.stdout == "" and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("compare", "other.json", "other.json"), 2, "other.json is not a result of sa3-bench table"),
+        (("compare", "bytes", "bytes"), 2, "bytes is not text"),
+        (("report", "other.json"), 2, "other.json is not a result of sa3-bench table"),
+        (("report", "bytes"), 2, "bytes is not JSON"),
+        (("limits", "--device", "abacus"), 2, "no choice 'abacus'; choose from cpu, cuda"),
+        (("limits", "--threads", "99999"), 2, "threads 99999; it must be"),
+        (("tiers", "--model", "nano", "--backends", "abacus"), 2, "no backend 'abacus'; choose from"),
+        (("tiers", "--model", "nano", "--out", "bytes/x"), 6, "cannot write"),
+    ],
+)
+def test_files_and_flags_that_are_none(
+    bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int, said: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text('{"schema": 1, "model": "nano"}')
+    Path("bytes").write_bytes(b"\x93NUMPY")
+    done = bench(*words)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
+    assert said in done.stderr
+
+
 def table(bench, out: Path, model: Path, *words: object) -> subprocess.CompletedProcess[str]:
     base = (
         "table",
