@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sa3_exporters import cli
+from sa3_exporters import command as export
 from sa3_runtime import Pipeline, Request
 from sa3_runtime.command import arguments
 from sa3_training import measures
@@ -41,7 +41,7 @@ def test_every_command_parses(command: list[str]):
 
 @pytest.mark.parametrize("command", EXPORTS, ids=" ".join)
 def test_every_export_parses(command: list[str]):
-    cli.parser().parse_args(command[1:])
+    export.parser().parse_args(command[1:])
 
 
 def test_the_commands_run(tmp_path: Path):
