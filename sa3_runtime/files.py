@@ -1,11 +1,10 @@
 """Writes files whole or not at all."""
 
-import contextlib
 import errno
 import os
-import secrets
 from pathlib import Path
 
+from sa3_engines import files
 from sa3_engines.errors import OutputError
 
 
@@ -14,7 +13,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     target, special = _target(path)
     if special:
         return  # opening a device or pipe can block or have effects, so it is left to the write
-    probe = _beside(target)
+    probe = files.beside(target)
     try:
         # Permission bits do not tell about read-only mounts, full quotas or network shares; a file does.
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -26,23 +25,10 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to a file beside `path`, then rename: a reader sees the old file or all of the new one."""
     target, special = _target(path)
-    part = target if special else _beside(target)
     try:
-        try:
-            # os.open and not tempfile, whose 0600 would outlive the rename.
-            flags = os.O_WRONLY if special else os.O_CREAT | os.O_EXCL | os.O_WRONLY
-            with open(os.open(part, flags | getattr(os, "O_BINARY", 0), 0o666), "wb") as file:  # noqa: PTH123
-                file.write(data)
-                file.flush()
-                if not special:
-                    os.fsync(file.fileno())
-            if not special:
-                part.replace(target)
-        except BaseException:
-            if not special:
-                with contextlib.suppress(OSError):
-                    part.unlink()
-            raise
+        # A device has no whole, and must not be made where it has gone.
+        with files.opened(target, 0) if special else files.replacing(target) as file:
+            file.write(data)
     except OSError as e:
         raise _refused(path, e) from e
 
@@ -62,10 +48,6 @@ def _target(path: str | os.PathLike[str]) -> tuple[Path, bool]:
     if not folder:
         raise OutputError(f"cannot write {os.fspath(path)!r}: the folder {str(target.parent)!r} does not exist")
     return target, False
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".sa3-{secrets.token_hex(6)}.part")
 
 
 def _refused(path: str | os.PathLike[str], error: Exception) -> OutputError:

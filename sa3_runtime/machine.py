@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
-from sa3_engines import cgroup, processor
+from sa3_engines import cgroup, files, processor
 
 # By their names in /proc/cpuinfo: what kernels choose their code by.
 FLAGS: Mapping[str, str] = {
@@ -81,20 +81,13 @@ def _other_owner(owners: Mapping[str, list[str]]) -> list[str]:
     ]
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:  # not this system, or not for this account
-        return ""
-
-
 def _cpu(root: Path) -> tuple[str, list[str]]:
     name, have = processor.read(root)
     return name, [shown for flag, shown in FLAGS.items() if flag in have]
 
 
 def _memory(root: Path) -> tuple[int | None, int | None]:
-    text = _read(root / "proc/meminfo")
+    text = files.read(root / "proc/meminfo")
     found = {name: int(kb) * 1024 for name, kb in re.findall(r"^(MemTotal|MemAvailable):\s*(\d+) kB", text, re.M)}
     if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None

@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from sa3_engines import models, processor, remembered, tiers
+from sa3_engines import files, models, processor, remembered, tiers
 from sa3_engines.engine import CODEC, GRAPHS
 from sa3_engines.errors import BackendUnavailable, BundleError, CheckpointError
 from sa3_engines.models import CONFIG, MANIFEST, NOTICES, WEIGHTS, Source
@@ -303,9 +303,8 @@ def load(folder: Path) -> Bundle:
 
 def write(folder: Path, found: Bundle) -> None:
     """Puts the manifest into place, whole."""
-    part = folder / f".{MANIFEST}.part"
-    part.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
-    part.replace(folder / MANIFEST)
+    with files.replacing(folder / MANIFEST) as file:
+        file.write(f"{json.dumps(asdict(found), indent=1)}\n".encode())
 
 
 def describe(folder: Path, names: Iterable[str]) -> dict[str, File]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from sa3_engines import files
+
 UNLIMITED = 1 << 60  # what version 1 says for no limit is a little under 2**63
 
 
@@ -28,7 +30,7 @@ def memory(root: Path = Path("/")) -> int | None:
 def _folders(root: Path) -> Iterator[Path]:
     """Those that this process's groups are told in, from its own up. A container may not have its own, but the top."""
     base = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in files.read(root / "proc/self/cgroup").splitlines():
         _, kinds, place = line.split(":", 2)
         for kind in kinds.split(",") if kinds else [""]:
             folder = base / kind / place.lstrip("/")
@@ -39,17 +41,10 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _numbers(path: Path) -> list[int]:
     """`max` and -1, which stand for no limit, are left out."""
-    return [int(word) for word in _read(path).split() if word.isdigit()]
+    return [int(word) for word in files.read(path).split() if word.isdigit()]
 
 
 def _share(quota_and_period: list[int]) -> list[float]:
     if len(quota_and_period) != 2 or not quota_and_period[1]:
         return []
     return [quota_and_period[0] / quota_and_period[1]]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:  # not this system, or not for this account
-        return ""

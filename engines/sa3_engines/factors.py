@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from sa3_engines import models, singular
+from sa3_engines import files, models, singular
 
 Array = np.ndarray
 LEAST = 1 << 18  # numbers of a weight: what is smaller is computed sooner than it is found
@@ -56,16 +55,11 @@ def _read(path: Path, matrix: Array, count: int) -> tuple[Array, Array] | None:
 
 
 def _write(path: Path, found: tuple[Array, Array]) -> None:
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with files.replacing(path) as file:
             np.savez(file, u=found[0], vt=found[1])
-        part.replace(path)
         _make_room(path.parent)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _make_room(folder: Path) -> None:

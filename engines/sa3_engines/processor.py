@@ -9,7 +9,7 @@ from functools import cache
 from math import ceil
 from pathlib import Path
 
-from sa3_engines import cgroup
+from sa3_engines import cgroup, files
 
 
 @cache
@@ -20,10 +20,7 @@ def flags(root: Path = Path("/")) -> frozenset[str]:
 
 def read(root: Path = Path("/")) -> tuple[str, list[str]]:
     """The processor's name, and its flags in the system's order."""
-    try:
-        text = (root / "proc/cpuinfo").read_text(errors="replace")
-    except OSError:  # not this system, or not for this account
-        text = ""
+    text = files.read(root / "proc/cpuinfo")
     model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
     found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     name = model[1].strip() if model else platform.processor() or platform.machine()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
+
+from sa3_engines import files
 
 MOST = 500  # files; the oldest are forgotten first
 _UNSAVED: dict[Path, dict[str, list[int | str]]] = {}  # what this process knows where nothing can be written
@@ -36,11 +37,10 @@ class Hashes:
         if not self._new:
             return
         kept = dict(list(self._known.items())[-MOST:])
-        part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(kept), "utf-8")
-            part.replace(self._path)
+            with files.replacing(self._path) as file:
+                file.write(json.dumps(kept).encode())
         except OSError:
             _UNSAVED[self._path] = kept
 

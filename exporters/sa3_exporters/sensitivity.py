@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 
-from sa3_engines import console, likeness, models
+from sa3_engines import console, files, likeness, models
 from sa3_engines.engine import Options
 from sa3_engines.errors import BackendUnavailable, InvalidRequest, OutputError, ParityError
 from sa3_engines.flags import Parser
@@ -316,9 +316,8 @@ def _bar(graph: str) -> Watch:
 
 def _write(out: Path, found: Mapping[str, Any]) -> None:
     try:
-        unfinished = out.with_name(f".{out.name}.part")
-        unfinished.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-        unfinished.replace(out)
+        with files.replacing(out) as file:
+            file.write(f"{json.dumps(found, indent=1)}\n".encode())
     except OSError as e:
         raise OutputError(f"{out} cannot be written: {e.strerror}") from e
 
