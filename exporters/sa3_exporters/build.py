@@ -20,7 +20,8 @@ from sa3_engines.bundle import Bundle, Graph, Origin, Profile
 from sa3_engines.engine import CODEC, GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import CONFIG, MANIFEST, Source
-from sa3_exporters import islands, parity, placing, provenance, publishing, targets
+from sa3_exporters import islands, judging, parity, placing, provenance, publishing, targets
+from sa3_exporters.judging import Judge
 from sa3_exporters.parity import Gate, Parity
 from sa3_exporters.targets import Target, Tier, Work
 from sa3_exporters.watch import Watch
@@ -146,7 +147,7 @@ def _digest(recipe: Recipe) -> str:
     target = targets.load(recipe.target)
     offered = [tier if isinstance(tier, str) else repr(tier) for tier in target.tiers(recipe.islands).values()]
     choices = json.dumps([recipe.precision, recipe.graphs, repr(recipe.profile), offered])
-    judges = (Path(str(module.__file__)) for module in (parity, likeness, tiers, graphs, tables))
+    judges = (Path(str(module.__file__)) for module in (judging, parity, likeness, tiers, graphs, tables))
     return provenance.digest([*target.sources, Path(__file__), *judges], choices)
 
 
@@ -329,46 +330,32 @@ def _tier(
         started = time.perf_counter()
         files[graph] = target.convert(graph, tier, work)
         seconds[tier.name, graph] = time.perf_counter() - started
-    graphs_made: dict[str, Graph] = {}
+    judge, found = Judge(target, tier, work, gate, steps.watch, files), dict[str, Parity]()
     for graph in recipe.graphs:
-        # One graph at a time, each with its own engine, so that no more than one is in memory beside the reference.
         steps.next(f"{tier.name}: comparing {graph} with the torch engine")
         started = time.perf_counter()
-        try:
-            result = _compared(graph, target, tier, work, gate, files)
-        except ParityError as e:
-            if tier.name == tiers.EXACT or graph in ("prepare", "step"):
-                raise
-            # The transformer is what a tier is for: another graph may stay as it is, and keep the promise.
-            steps.watch.note(f"{graph} stays exact in tier {tier.name}: {e}")
-            files[graph] = target.convert(graph, targets.exact(target), work)
-            result = _compared(graph, target, tier, work, gate, files)
+        found[graph] = judge.judge(graph)
+        if graph == CODEC[-1] and set(CODEC) <= set(files):
+            both, mended = judge.judge_round_trip()
+            found |= {one: judge.judge(one) for one in mended}
+            more = {f"round_trip_{name}": value for name, value in {"snr_db": both.snr_db, **both.more}.items()}
+            found[graph] = replace(found[graph], more={**found[graph].more, **more})
         seconds[tier.name, graph] += time.perf_counter() - started
-        graphs_made[graph] = Graph(
-            file=files[graph][0],
-            files=tuple(dict.fromkeys(files[graph])),
-            cosine=round(result.cosine, 9),
-            snr_db=round(result.snr_db, 2),
-            relative_error=float(f"{result.relative_error:.3g}"),
-            sizes=result.sizes,
-            more={name: float(f"{value:.3g}") for name, value in result.more.items()},
-        )
-    return bundle.Tier(type=tier.type, instructions=tier.instructions, exact=tier.exact, graphs=graphs_made, seconds={})
+    judge.check_any()
+    made = {graph: _graph(judge.files[graph], result) for graph, result in found.items()}
+    return bundle.Tier(type=tier.type, instructions=tier.instructions, exact=tier.exact, graphs=made, seconds={})
 
 
-def _compared(
-    graph: str, target: Target, tier: Tier, work: Work, gate: Gate, files: Mapping[str, Sequence[str]]
-) -> Parity:
-    engine = target.open(work, tier, {name: made[0] for name, made in files.items()})
-    try:
-        found = gate.compare(graph, engine, tier.name)
-        if graph != "decode" or "encode" not in files:
-            return found
-        both = gate.compare("round trip", engine, tier.name)
-        more = {"snr_db": both.snr_db, **both.more}
-        return replace(found, more={**found.more, **{f"round_trip_{name}": value for name, value in more.items()}})
-    finally:
-        engine.close()
+def _graph(files: Sequence[str], result: Parity) -> Graph:
+    return Graph(
+        file=files[0],
+        files=tuple(dict.fromkeys(files)),
+        cosine=round(result.cosine, 9),
+        snr_db=round(result.snr_db, 2),
+        relative_error=float(f"{result.relative_error:.3g}"),
+        sizes=result.sizes,
+        more={name: float(f"{value:.3g}") for name, value in result.more.items()},
+    )
 
 
 def _speeds(
