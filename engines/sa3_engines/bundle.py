@@ -241,6 +241,11 @@ def choose(found: Bundle, precision: str, have: Collection[str], model: str = ""
             f"the {found.target} bundle of {found.model} holds only {holds}, which auto never takes: name it with "
             "--precision"
         )
+    if not fitting and precision == "int4" and tiers.COMPACT in found.tiers:
+        raise BackendUnavailable(
+            f"the {found.target} bundle of {found.model} has no precision 'int4', only {holds}: four bits are for "
+            "large layers, of which this model has none; take compact"
+        )
     if not fitting:
         target, wanted = found.target, ",".join([*found.tiers, precision])
         if target == "onnx" and precision in HALF:

@@ -55,6 +55,20 @@ def rounded(weight: Array, kind: str) -> Array:
             return weight
 
 
+def size(shape: tuple[int, int], kind: str) -> int:
+    """Bytes that `numbers` takes, with the scales."""
+    rows, columns = shape
+    match kind:
+        case "bf16" | "fp16":
+            return 2 * rows * columns
+        case "int8":
+            return rows * columns + 4 * rows
+        case "int4":
+            return rows * columns // 2 + 4 * rows * (columns // GROUP4)
+        case _:
+            return 4 * rows * columns
+
+
 def constant(tensor: Tensor, name: str) -> Node:
     from openvino import opset13
 

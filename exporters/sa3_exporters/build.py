@@ -20,7 +20,7 @@ from sa3_engines.bundle import Bundle, Graph, Origin, Profile
 from sa3_engines.engine import CODEC, GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import CONFIG, MANIFEST, Source
-from sa3_exporters import islands, judging, parity, placing, provenance, publishing, targets
+from sa3_exporters import forms, islands, judging, parity, placing, provenance, publishing, targets
 from sa3_exporters.judging import Judge
 from sa3_exporters.parity import Gate, Parity
 from sa3_exporters.targets import Target, Tier, Work
@@ -89,7 +89,10 @@ def plan(recipe: Recipe, watch: Watch) -> tuple[Target, list[Tier]]:
     target = targets.load(recipe.target)
     if reason := target.why_not():
         raise BackendUnavailable(reason)
-    offered = target.tiers(recipe.islands)
+    offered = {
+        name: tier if isinstance(tier, str) else _for_model(tier, recipe)
+        for name, tier in target.tiers(recipe.islands).items()
+    }
     found: list[Tier] = []
     for word in recipe.precision:
         asked = tiers.ask(word)
@@ -103,8 +106,14 @@ def plan(recipe: Recipe, watch: Watch) -> tuple[Target, list[Tier]]:
                 found.append(tier)
         if word != "auto" and not any(asked.meets(tier.name, tier.type) for tier in found):
             has = ", ".join(f"{t.name} ({t.type})" for t in offered.values() if not isinstance(t, str))
-            raise BackendUnavailable(f"target {recipe.target} makes no precision {word!r} here; it makes {has}")
+            what = f"makes no precision {word!r} of {recipe.source.name} here"
+            raise BackendUnavailable(f"target {recipe.target} {what}; it makes {has}")
     return target, sorted(found, key=lambda tier: tiers.TIERS.index(tier.name))
+
+
+def _for_model(tier: Tier, recipe: Recipe) -> Tier:
+    """With the number type that its weights really have in this model."""
+    return replace(tier, type=forms.number_type(recipe.source.config, recipe.graphs, recipe.target, tier))
 
 
 def check_target(recipe: Recipe) -> None:
@@ -147,7 +156,7 @@ def _digest(recipe: Recipe) -> str:
     target = targets.load(recipe.target)
     offered = [tier if isinstance(tier, str) else repr(tier) for tier in target.tiers(recipe.islands).values()]
     choices = json.dumps([recipe.precision, recipe.graphs, repr(recipe.profile), offered])
-    judges = (Path(str(module.__file__)) for module in (judging, parity, likeness, tiers, graphs, tables))
+    judges = (Path(str(module.__file__)) for module in (forms, judging, parity, likeness, tiers, graphs, tables))
     return provenance.digest([*target.sources, Path(__file__), *judges], choices)
 
 

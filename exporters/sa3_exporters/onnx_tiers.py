@@ -50,7 +50,13 @@ def form(_: str, tier: Tier, key: str, shape: tuple[int, int]) -> Form | None:
     """What a tier makes of a graph's linear layer with this weight; None where it stays as it is."""
     if (found := blocks(tier, key, shape)) is None:
         return None
-    return Form(lambda weight: found.restore(*found.store(weight), weight.shape[1]), found.group)
+    rows, groups, size = found.shape(*shape)
+    return Form(
+        type=f"int{found.bits}",
+        size=rows * groups * (size + 4),
+        rounded=lambda weight: found.restore(*found.store(weight), weight.shape[1]),
+        group=found.group,
+    )
 
 
 def linears(graph: ir.Graph, tier: Tier, weights: Mapping[str, Weight]) -> Iterator[Linear]:
@@ -80,13 +86,16 @@ def rewrite(
 ) -> tuple[str, ...]:
     """Writes NAME.onnx and NAME.safetensors into the folder of the weights' files. The model is changed.
 
-    made: what was written before, for other tiers. A graph that would come out the same is not written again.
+    made: what was written before, for other tiers. A graph that would come out the same is not written again, and one
+    that would not never takes the other's name.
     """
     chosen = list(linears(model.graph, tier, weights))
     made = {} if made is None else made
     outcome = (model.graph.name, *((one.key, one.blocks) for one in chosen))
     if outcome in made:
         return made[outcome]
+    if any(f"{name}.onnx" in files for files in made.values()):
+        name = f"{model.graph.name}.{tier.name}"
     files = {location: TensorFile(folder / location) for location in {weights[one.key].location for one in chosen}}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     for one in chosen:

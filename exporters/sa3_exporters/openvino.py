@@ -8,7 +8,7 @@ import importlib.util
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sa3_engines import openvino as engine
 from sa3_engines import openvino_graph, openvino_weights, processor, quantise
@@ -90,7 +90,12 @@ def form(graph: str, tier: Tier, key: str, shape: tuple[int, int]) -> Form | Non
     if kind == "fp32" or _stays_exact(graph, tier):
         return None
     group = int(engine.SETTINGS[tier.type]["DYNAMIC_QUANTIZATION_GROUP_SIZE"])
-    return Form(lambda weight: openvino_weights.rounded(weight, kind), group or None)
+    return Form(
+        type=kind,
+        size=openvino_weights.size(shape, kind),
+        rounded=lambda weight: openvino_weights.rounded(weight, kind),
+        group=group or None,
+    )
 
 
 def _stays_exact(graph: str, tier: Tier) -> bool:
@@ -98,26 +103,37 @@ def _stays_exact(graph: str, tier: Tier) -> bool:
     return tier.type in HALF and graph == "text"
 
 
-def _kind(tier: Tier, key: str, shape: tuple[int, int]) -> str:
+def _kind(tier: Tier, key: str, shape: tuple[int, ...]) -> str:
     """The number type of a weight. Four bits are stored in whole groups."""
-    kind = table.number_type(tier, key, shape)
-    return "int8" if kind == "int4" and shape[1] % openvino_weights.GROUP4 else kind
+    rows, columns = shape
+    kind = table.number_type(tier, key, (rows, columns))
+    return "int8" if kind == "int4" and columns % openvino_weights.GROUP4 else kind
 
 
 def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
-    """The files of the graph in a lower tier; none where the tier leaves all its layers in fp32."""
+    """The files of the graph in a lower tier; none where the tier leaves all its layers in fp32. A graph that would
+    come out as another tier's is not written again, and one that would not never takes the other's name.
+    """
     import openvino
 
     model = openvino.Core().read_model(work.folder / f"{graph}.onnx")
     kept = islands(model, graph, tier) if tier.type in HALF else frozenset[str]()
-    small = frozenset(_store(model, tier, work.weights, work.folder))
-    if not small:
+    kinds = {key: _kind(tier, key, work.weights[key].stored.shape) for _, key in linears(model, work.weights)}
+    if set(kinds.values()) <= {"fp32"}:
         return ()
+    made: dict[Any, tuple[str, str]] = work.shared.setdefault("rewritten", {})
+    outcome = graph, kept, tuple(kinds.items())
+    if outcome in made:
+        return made[outcome]
     name = f"{graph}.{tier.type}"
+    if any(f"{name}.xml" in files for files in made.values()):
+        name = f"{graph}.{tier.name}"
+    small = frozenset(_store(model, kinds, work.weights, work.folder))
     openvino.serialize(model, work.folder / f"{name}.xml", work.folder / f"{name}.bin")
     if tier.type in HALF:
         _mark(work.folder / f"{name}.xml", kept, small)
-    return f"{name}.xml", f"{name}.bin"
+    made[outcome] = f"{name}.xml", f"{name}.bin"
+    return made[outcome]
 
 
 def linears(model: Model, weights: Mapping[str, Weight]) -> Iterator[tuple[Node, str]]:
@@ -133,15 +149,13 @@ def linears(model: Model, weights: Mapping[str, Weight]) -> Iterator[tuple[Node,
             yield node, key
 
 
-def _store(model: Model, tier: Tier, weights: Mapping[str, Weight], folder: Path) -> Iterator[str]:
+def _store(model: Model, kinds: Mapping[str, str], weights: Mapping[str, Weight], folder: Path) -> Iterator[str]:
     """Makes the weights small, and gives the names of the nodes that make them fp32 again."""
     from openvino import opset13
 
     files = {location: TensorFile(folder / location) for location in {weight.location for weight in weights.values()}}
     for node, key in list(linears(model, weights)):
-        rows, columns = weights[key].stored.shape
-        kind = _kind(tier, key, (rows, columns))
-        if kind == "fp32":
+        if (kind := kinds[key]) == "fp32":
             continue
         weight = files[weights[key].location].array(key)
         held = {

@@ -58,6 +58,8 @@ class Work:
 class Form:
     """What a tier makes of one linear layer, as far as it can be told without its engine."""
 
+    type: str  # the number type of the weight
+    size: int  # bytes that it takes
     rounded: Callable[[Array], Array]  # the weight in fp32, as it is once it was stored
     group: int | None = None  # columns of activations that share a scale, where the engine makes bytes of them
 

@@ -189,6 +189,15 @@ def test_a_tier_that_cannot_be_had(folder: Path):
         bundle.choose(found, "best", HAVE)
 
 
+def test_four_bits_where_no_layer_is_large_enough(folder: Path):
+    """Another export would have none either."""
+    found = bundle.load(folder)
+    small = replace(found, tiers={**found.tiers, "compact": replace(found.tiers["fast"], type="int8")})
+    with pytest.raises(BackendUnavailable, match=r"no precision 'int4', only .*compact \(int8\).*; take compact$"):
+        bundle.choose(small, "int4", HAVE)
+    assert bundle.choose(small, "compact", HAVE)[0] == "compact"
+
+
 def test_what_to_export_can_be_exported(folder: Path):
     """By the target that makes it, from a model that is found."""
     source = models.Source(name="my model", config=models.released_config("nano"), folder=folder, bundles=(folder,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,23 @@ def test_tiers_and_types_by_name(tmp_path: Path):
 def test_a_tier_that_was_named_is_made_or_is_an_error(tmp_path: Path):
     with pytest.raises(BackendUnavailable, match="target onnx cannot make precision high here: ONNX Runtime has no"):
         build.plan(recipe(tmp_path, precision=("high",)), Watch())
-    with pytest.raises(BackendUnavailable, match=r"makes no precision 'fp16' here; it makes exact \(fp32\)"):
+    with pytest.raises(BackendUnavailable, match=r"makes no precision 'fp16' of nano here; it makes exact \(fp32\)"):
         build.plan(recipe(tmp_path, precision=("auto", "fp16")), Watch())
     with pytest.raises(InvalidRequest, match="no precision 'best'"):
         build.plan(recipe(tmp_path, precision=("best",)), Watch())
+
+
+def test_a_tier_is_of_the_type_its_weights_have_in_this_model(tmp_path: Path):
+    _, made = build.plan(recipe(tmp_path, precision=("fast", "compact")), Watch())
+    assert [(tier.name, tier.type) for tier in made] == [("fast", "int8"), ("compact", "int8")]  # nothing is large
+    _, made = build.plan(replace(recipe(tmp_path), source=models.locate("random:small"), precision=("int4",)), Watch())
+    assert [(tier.name, tier.type) for tier in made] == [("compact", "int4")]
+    with pytest.raises(BackendUnavailable, match=r"no precision 'int4' of nano here; it makes .*compact \(int8\)"):
+        build.plan(recipe(tmp_path, precision=("int4",)), Watch())
+    everything = tmp_path / "islands.json"
+    everything.write_text('{"tiers": {"fast": {"exact": ["."]}}}')
+    _, made = build.plan(recipe(tmp_path, precision=("fast",), islands=everything), Watch())
+    assert [(tier.name, tier.type) for tier in made] == [("fast", "fp32")]
 
 
 def test_fast_is_left_out_where_it_is_not_faster():

@@ -78,7 +78,7 @@ def test_a_healthy_model_needs_no_more_islands(golden: Path, graph: str):
 def test_the_model_is_itself_again_afterwards(golden: Path):
     part = part_of(golden / "tiny-small", "step")
     (before,) = part.ask(part.cases[0])
-    all_of_them = ((linear, Form(np.zeros_like)) for linear in part.linears.values())
+    all_of_them = ((linear, Form("int8", 0, np.zeros_like)) for linear in part.linears.values())
     with pytest.raises(KeyboardInterrupt), sensitivity.formed(all_of_them):
         assert not np.array_equal(part.ask(part.cases[0])[0], before)
         raise KeyboardInterrupt
@@ -137,7 +137,7 @@ def test_the_table_is_what_export_reads(planted: Path, tmp_path: Path, capsys: p
 def test_a_table_that_would_not_reach_the_floor_is_an_error(
     golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(forms.FORMS, "onnx", lambda *_: Form(np.zeros_like))
+    monkeypatch.setitem(forms.FORMS, "onnx", lambda *_: Form("int8", 0, np.zeros_like))
     command = ["--model", str(golden / "tiny-small"), "--out", str(tmp_path / "x.json"), "--threads", "1"]
     assert sensitivity.main(command) == ParityError.exit_code
     said = capsys.readouterr()
