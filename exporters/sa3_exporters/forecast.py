@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from sa3_engines import models, processor
-from sa3_exporters import onnx_tiers
+from sa3_engines.models import WEIGHTS, Source
+from sa3_engines.tensors import TensorFile
+from sa3_exporters import forms
 from sa3_exporters.build import Recipe
-from sa3_exporters.forms import FORMS
 from sa3_exporters.targets import Target, Tier
 from stable_audio_3 import checkpoint
-from stable_audio_3.checkpoint import AUTOENCODER, DIT, TEXT, Networks
-
-# Where each graph's weights are in a full checkpoint. `prepare` and `step` share the transformer's.
-PARTS = {
-    "text": TEXT,
-    "prepare": DIT,
-    "step": DIT,
-    "encode": f"{AUTOENCODER}encoder.",
-    "decode": f"{AUTOENCODER}decoder.",
-}
+from stable_audio_3.checkpoint import AUTOENCODER
 
 
 def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str]:
@@ -36,7 +27,7 @@ def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str
         needs = f", on processors with {', '.join(tier.instructions)}" if tier.instructions else ""
         size = ", weights as in the checkpoint"
         if tier.type != "fp32":
-            size = f", about {_size(recipe, tier, networks) / 1e6:,.3g} MB"
+            size = f", about {_size(recipe, tier) / 1e6:,.3g} MB of weights"
         lines.append(f"precision  {tier.name}: {tier.type}{size}{needs}")
     lines.append(f"durations  {recipe.profile}")
     lines.append(f"for        {processor.described()}")
@@ -49,24 +40,21 @@ def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str
     return lines
 
 
-def _size(recipe: Recipe, tier: Tier, networks: Networks) -> int:
-    """Bytes of the weights that a lower tier stores anew: those of the graphs' linear layers, but for its islands."""
-    graphs = {PARTS[graph]: graph for graph in recipe.graphs}
-    total = 0
-    for prefix, part in networks.parts():
-        for name, module in part.named_modules():
-            key = f"{prefix}{name}.weight"
-            graph = next((graph for place, graph in graphs.items() if key.startswith(place)), None)
-            if graph is not None and isinstance(module, nn.Linear):
-                shape = module.out_features, module.in_features
-                # None is a layer that stays as it is.
-                total += _stored(tier, key, shape) if FORMS[recipe.target](graph, tier, key, shape) else 0
+def _size(recipe: Recipe, tier: Tier) -> int:
+    """Bytes of the weights that a tier stores anew. A graph of which no layer changes is the exact one. What
+    describes a graph comes on top: a few megabytes, however large the model, and not known before it is traced.
+    """
+    weights = list(forms.held(recipe.source.config, recipe.graphs, recipe.target, tier))
+    changed = {one.graph for one in weights if one.form is not None}
+    total = sum(one.form.size for one in weights if one.form is not None)
+    if recipe.target in forms.WITH_ALL:
+        stored = _stored(recipe.source)
+        kept = [one for one in weights if one.form is None and one.graph in changed]
+        total += sum(stored.get(one.key, stored.get(AUTOENCODER + one.key, 4 * one.numbers)) for one in kept)
     return total
 
 
-def _stored(tier: Tier, key: str, shape: tuple[int, int]) -> int:
-    """Bytes. Targets group weights each in its own way; that of ONNX stands for all."""
-    if blocks := onnx_tiers.blocks(tier, key, shape):
-        rows, groups, size = blocks.shape(*shape)
-        return rows * groups * (size + 4)
-    return 2 * shape[0] * shape[1]
+def _stored(source: Source) -> dict[str, int]:
+    """Bytes of the checkpoint's tensors; none where it is yet to be made up, in fp32."""
+    files = (path for path in models.files(source).values() if path.name == WEIGHTS)
+    return {name: tensor.size for path in files for name, tensor in TensorFile(path).tensors.items()}
