@@ -1,13 +1,14 @@
 """How a bundle takes its place: by one process at a time, whole or not at all.
 
 Everything happens in a folder beside the target, which is renamed when it is complete: nobody ever sees half a bundle.
-Into a checkpoint's own folder only graphs and a manifest go.
+Into a checkpoint's own folder only graphs and a manifest go. What is in a folder and was not exported into it stays.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import re
 import secrets
 import shutil
@@ -16,13 +17,16 @@ from pathlib import Path
 
 import filelock
 
-from sa3_engines import bundle
+from sa3_engines import bundle, files, models
 from sa3_engines.bundle import Bundle
-from sa3_engines.errors import BundleError, OutputError
+from sa3_engines.engine import GRAPHS
+from sa3_engines.errors import BundleError, CheckpointError, ModelNotFound, OutputError
 from sa3_engines.models import MANIFEST
 from sa3_exporters.watch import Watch
 
 UNFINISHED, REPLACED = ".part", ".old"
+CHANGING = ".sa3-export.json"  # in a checkpoint's folder, while graphs of its own are added, changed or removed: which
+GRAPH_FILE = re.compile(rf"({'|'.join(GRAPHS)})(\.\w+)?\.(onnx|safetensors|xml|bin)")
 
 
 @contextlib.contextmanager
@@ -55,8 +59,11 @@ def _clear(out: Path) -> None:
     for path in [path for path in out.parent.iterdir() if pattern.fullmatch(path.name)]:
         if path.suffix == REPLACED and not out.exists():
             path.rename(out)  # it was killed between taking the old bundle away and putting the new one there
+        elif path.suffix == REPLACED:
+            _retire(path, out)
         else:
             shutil.rmtree(path, ignore_errors=True)
+    _settle(out)
 
 
 @contextlib.contextmanager
@@ -93,20 +100,57 @@ def publish(folder: Path, out: Path, found: Bundle, *, in_place: bool) -> None:
         if replaced.exists():
             replaced.rename(out)
         raise
+    if replaced.exists():
+        _retire(replaced, out)
+
+
+def _retire(replaced: Path, out: Path) -> None:
+    """Removes what was replaced. What somebody else put there moves over."""
+    own = {MANIFEST, *_listed(replaced)}
+    for path in [path for path in replaced.rglob("*") if path.is_symlink() or not path.is_dir()]:
+        name = path.relative_to(replaced)
+        if name.as_posix() not in own and not (out / name).exists():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            path.rename(out / name)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def _listed(folder: Path) -> list[str]:
+    """The files of a bundle of whatever version; none where its manifest cannot be read."""
+    try:
+        return list(models.read_json(folder / MANIFEST)["files"])
+    except (CheckpointError, ModelNotFound, KeyError, TypeError):
+        return []
+
+
 def _add(folder: Path, out: Path, found: Bundle) -> None:
-    before: set[str] = set()
+    own = _own(found) | _changing(out)
     with contextlib.suppress(BundleError):
-        before = _own(bundle.load(out))
+        own |= _own(bundle.load(out))
+    (folder / CHANGING).write_text(json.dumps(sorted(own)), "utf-8")
+    (folder / CHANGING).replace(out / CHANGING)
     # The manifest goes first and comes last: between the two the folder is a checkpoint and no bundle.
     (out / MANIFEST).unlink(missing_ok=True)
     for name in _own(found):
         (folder / name).replace(out / name)
     (folder / MANIFEST).replace(out / MANIFEST)
-    for name in before - set(found.files):
+    _settle(out)
+
+
+def _settle(out: Path) -> None:
+    """Removes the graphs that a change in place leaves over, also one that was killed before it came to that."""
+    kept = _listed(out)
+    if not kept and (out / MANIFEST).exists():  # which nobody can read: there is no telling
+        return
+    for name in _changing(out) - set(kept):
         (out / name).unlink(missing_ok=True)
+    (out / CHANGING).unlink(missing_ok=True)
+
+
+def _changing(out: Path) -> set[str]:
+    """Whatever the file says, nothing that is elsewhere or may be the checkpoint's."""
+    names = re.findall(r'"([^"]*)"', files.read(out / CHANGING))
+    return {name for name in names if GRAPH_FILE.fullmatch(name)}
 
 
 def _own(found: Bundle) -> set[str]:

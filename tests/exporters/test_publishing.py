@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,6 +152,126 @@ def test_fewer_tiers_in_place_leave_no_files_behind(
     found = bundle.read(folder, deep=True)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert there == {*found.files, "manifest.json", "notes.int8.txt"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing here catches it, and nothing is undone."""
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The process ends with one of the changes that it makes to folders."""
+    left = [count]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*args: Any, **more: Any) -> Any:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            return real(*args, **more)
+
+        return change
+
+    for name in ("replace", "rename", "unlink"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
+
+
+def staged(source: Path, folder: Path, names: Sequence[str]) -> bundle.Bundle:
+    """What an export of some tiers has ready before it is published."""
+    shutil.copytree(source, folder)
+    found = bundle.load(folder)
+    found = replace(found, tiers={name: found.tiers[name] for name in names})
+    own = publishing._own(found)
+    found = replace(
+        found, files={name: file for name, file in found.files.items() if not GRAPH.search(name) or name in own}
+    )
+    bundle.write(folder, found)
+    for path in folder.iterdir():
+        if GRAPH.search(path.name) and path.name not in own:
+            path.unlink()
+    return found
+
+
+GRAPH = re.compile(r"\.onnx$|\.int8\.")
+
+
+@pytest.mark.parametrize(("before", "after"), [(("exact", "fast"), ("exact",)), (("exact",), ("exact", "fast"))])
+def test_what_a_kill_in_place_leaves_over_goes_with_the_next_export(
+    bundles: Mapping[str, Path], tmp_path: Path, before: Sequence[str], after: Sequence[str]
+):
+    """Wherever it strikes; and what is not ours stays, whatever it is called."""
+    mine = {"notes.txt": "mine", "step.int8.txt": "mine", "other.onnx": "mine"}
+    for count in range(40):
+        folder = tmp_path / f"{count}"
+        staged(bundles["tiny-small"], folder / "model", before)
+        for name, text in mine.items():
+            (folder / "model" / name).write_text(text)
+        made = staged(bundles["tiny-small"], folder / ".model.0123abcd.part", after)
+        with pytest.MonkeyPatch.context() as patch:
+            killed_after(patch, count)
+            try:
+                publishing.publish(folder / ".model.0123abcd.part", folder / "model", made, in_place=True)
+                done = True
+            except Killed:
+                done = False
+        with publishing.only_one(folder / "model", Watch()):
+            pass
+        there = {path.relative_to(folder / "model").as_posix() for path in (folder / "model").rglob("*.*")}
+        if (folder / "model" / "manifest.json").exists():
+            found = bundle.read(folder / "model")
+            assert tuple(found.tiers) in (before, after)
+            assert there == {*found.files, "manifest.json", *mine}, count
+        else:
+            assert {name for name in there if GRAPH.search(name)} == {"step.int8.txt", "other.onnx"}, count
+        if done:
+            assert count > 5 and tuple(bundle.load(folder / "model").tiers) == after
+            break
+        shutil.rmtree(folder)
+    else:
+        raise AssertionError("it never came to an end")
+
+
+def test_nobody_elses_files_go_by_what_a_folder_says_of_itself(tmp_path: Path):
+    folder = tmp_path / "model"
+    for path in (folder / "model.safetensors", folder / "step.onnx", tmp_path / "step.onnx"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    (folder / publishing.CHANGING).write_text('["../step.onnx", "model.safetensors", "step.onnx", 3]')
+    with publishing.only_one(folder, Watch()):
+        pass
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
+        "model/model.safetensors",
+        "step.onnx",
+    ]
+
+
+def test_what_somebody_put_into_a_bundle_is_there_after_the_next_export(bundles: Mapping[str, Path], tmp_path: Path):
+    for count in range(20):
+        folder = tmp_path / f"{count}"
+        staged(bundles["tiny-small"], folder / "out", ("exact", "fast"))
+        (folder / "out" / "clips").mkdir()
+        mine = {"notes.txt", "clips/a.wav", "t5gemma-b-b-ul2/mine.txt"}
+        for name in mine:
+            (folder / "out" / name).write_text("mine")
+        made = staged(bundles["tiny-small"], folder / ".out.0123abcd.part", ("exact",))
+        with pytest.MonkeyPatch.context() as patch:
+            killed_after(patch, count)
+            try:
+                publishing.publish(folder / ".out.0123abcd.part", folder / "out", made, in_place=False)
+                done = True
+            except Killed:
+                done = False
+        with publishing.only_one(folder / "out", Watch()):
+            pass
+        found = bundle.read(folder / "out")
+        there = {path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob("*") if path.is_file()}
+        assert there == {*found.files, "manifest.json", *mine}, count
+        assert list(folder.iterdir()) == [folder / "out"]
+        if done:
+            assert count > 3
+            break
+        shutil.rmtree(folder)
+    else:
+        raise AssertionError("it never came to an end")
 
 
 def test_a_cache_that_cannot_be_written(
