@@ -26,6 +26,7 @@ _KEY = re.compile(r"(?P<module>.+)\.parametrizations\.weight\.0\.(?P<name>\w+)")
 _NAMES = ("lora_A", "lora_B", "M_xs", "magnitude", "magnitude_r", "magnitude_c")
 _MOST_IN_A_RANGE = 1000
 _TINY = np.float32(1e-12)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +75,8 @@ def load(path: Path) -> Adapter:
     file = TensorFile(path)
     modules: dict[str, dict[str, Array]] = {}
     for key in file.tensors:
-        tensor = np.array(file.array(key), np.float32)
+        with np.errstate(over="ignore"):  # of doubles, which are looked at below
+            tensor = np.array(file.array(key), np.float32)
         match = _KEY.fullmatch(key)
         if match is None or match["name"] not in _NAMES:
             raise CheckpointError(f"adapter {path}: {key} is not an adapter tensor")
@@ -209,8 +211,12 @@ class Merger:
     def __init__(self) -> None:
         self._bases: dict[str, tuple[Array, Array]] = {}
 
-    def weight(self, module: str, base: Array, stack: Sequence[ActiveAdapter]) -> Array | None:
-        """The weight, in base's shape and fp32, that the stack makes of base; None where it leaves it alone."""
+    def weight(
+        self, module: str, base: Array, stack: Sequence[ActiveAdapter], *, largest: float = LARGEST
+    ) -> Array | None:
+        """The weight, in base's shape and fp32, that the stack makes of base; None where it leaves it alone. largest:
+        what is beyond it where the weight is to be stored.
+        """
         original = np.asarray(base, np.float32).reshape(len(base), -1)
         weight = original
         for active in stack:
@@ -221,7 +227,15 @@ class Merger:
             tensors = adapter.modules.get(module, {})
             if not tensors and weight is original:
                 continue  # at its start an adapter changes nothing, unless one before it did
-            weight = self._apply(module, original, weight, adapter, tensors, np.float32(strength))
+            # No warnings: what they are about is looked for in what comes out.
+            with np.errstate(all="ignore"):
+                weight = self._apply(module, original, weight, adapter, tensors, np.float32(strength))
+                fits = max(weight.max(), -weight.min()) <= largest  # false of what is no number, too
+            if not fits:
+                raise InvalidRequest(
+                    f"adapter {adapter.name} at strength {strength:g} makes numbers of {module} that are too large, or "
+                    "none at all; use a smaller strength"
+                )
         return None if weight is original else weight.reshape(base.shape)
 
     def _apply(
@@ -262,4 +276,5 @@ def _renormalised(weight: Array, original: Array, magnitude: Array | None, axis:
     if magnitude is None:
         magnitude = np.linalg.norm(original, axis=axis)
     norm = np.linalg.norm(weight, axis=axis) + _TINY
+    norm[np.isinf(norm)] = np.nan  # it has no direction any more: it is not zero
     return weight * np.expand_dims(magnitude / norm, axis)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sa3_engines import mapped
-from sa3_engines.adapters import ActiveAdapter, Merger
+from sa3_engines.adapters import LARGEST, ActiveAdapter, Merger
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Outputs
 from sa3_engines.models import WEIGHTS
@@ -23,6 +23,8 @@ CONSTANTS = {
     "seconds.weight": CONDITIONERS + "seconds_total.embedder.embedding.1.weight",
     "seconds.bias": CONDITIONERS + "seconds_total.embedder.embedding.1.bias",
 }
+# Of weights, in the number types of checkpoints' files that hold less than fp32.
+_LARGEST = {"F16": float(np.finfo(np.float16).max)}
 # The transformer's modules that `prepare` applies; all others are `step`'s.
 _OF_PREPARE = ("to_cond_embed.", "to_global_embed.", ".cross_attn.to_kv.", ".to_local_embed.")
 
@@ -60,7 +62,8 @@ class Host:
                 key = f"model.{module}.weight"
                 if graph is not None and graph_of(key) != graph:
                     continue
-                weight = self._merger.weight(module, self.weights.array(key), adapters)
+                largest = _LARGEST.get(self.weights.tensors[key].dtype, LARGEST)
+                weight = self._merger.weight(module, self.weights.array(key), adapters, largest=largest)
                 if weight is not None:
                     yield key, weight
 

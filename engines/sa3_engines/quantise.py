@@ -152,4 +152,5 @@ def _levels(groups: Array, scale: Array, levels: tuple[int, int]) -> Array:
 def _error(groups: Array, found: Array, scale: Array) -> Array:
     left = found * scale[..., None]
     left -= groups
-    return np.einsum("rgk,rgk->rg", left, left)
+    with np.errstate(over="ignore"):  # of very large weights: no way of rounding is then better than the first
+        return np.einsum("rgk,rgk->rg", left, left)

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from sa3_engines import adapters
+from sa3_engines import adapters, models
 from sa3_engines.adapters import ActiveAdapter, Adapter, Merger
 from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
+from sa3_engines.filling import Host
 from sa3_engines.quantise import Blocks
 
 Array = np.ndarray
@@ -182,6 +183,39 @@ def test_one_for_another_model(tmp_path: Path):
 def test_a_rank_beyond_the_weight_does_not_fit():
     with pytest.raises(CheckpointError, match="has no 9 directions"):
         adapters.check_fits(make("lora-xs", rank=9), {MODULE: (12, 8)})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", adapters.TYPES)
+@pytest.mark.parametrize("strength", [1e25, 1e37, 3e38, 1e300, -1e38])
+def test_a_strength_that_leaves_no_numbers_is_refused(kind: str, strength: float):
+    """Or, where a renormalised weight would still have numbers, they are right: never zeros where a norm overflows."""
+    stack = [ActiveAdapter(adapter=make("lora", seed=1)), ActiveAdapter(adapter=make(kind), strength=strength)]
+    try:
+        made = Merger().weight(MODULE, weight(), stack)
+    except InvalidRequest as e:
+        assert f"adapter {kind} at strength {strength:g} makes numbers of {MODULE} that are too large" in str(e)
+    else:
+        assert kind.startswith("lora") and made is not None and np.isfinite(made).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_half_precision_does_not_hold_is_refused_where_it_is_stored(tmp_path: Path):
+    stack = [ActiveAdapter(adapter=make("lora"), strength=1e5)]
+    made = Merger().weight(MODULE, weight(), stack)
+    assert made is not None and np.abs(made).max() > 65504
+    with pytest.raises(InvalidRequest, match="adapter lora at strength 100000 makes numbers"):
+        Merger().weight(MODULE, weight(), stack, largest=65504)
+    source = models.locate("nano")
+    assert source.folder is not None
+    host = Host(source.config, source.folder)
+    module = "model.transformer.layers.0.self_attn.to_out"
+    (rows, columns), rank = host.adaptable()[module], 3
+    tensors = {"lora_A": np.ones((rank, columns), np.float32), "lora_B": np.ones((rows, rank), np.float32)}
+    one = make("lora", modules={module: tensors})
+    assert len(list(host.merged([ActiveAdapter(adapter=one)]))) == 1
+    with pytest.raises(InvalidRequest, match=f"adapter lora at strength 100000 makes numbers of {module}"):
+        list(host.merged([ActiveAdapter(adapter=one, strength=1e5)]))
 
 
 def test_ranges_without_end():
