@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
@@ -20,7 +21,7 @@ from typing import Any, cast
 from sa3_engines import files, models, processor, remembered, tiers
 from sa3_engines.engine import CODEC, GRAPHS
 from sa3_engines.errors import BackendUnavailable, BundleError, CheckpointError
-from sa3_engines.models import CONFIG, MANIFEST, NOTICES, WEIGHTS, Source
+from sa3_engines.models import CONFIG, MANIFEST, NOTICES, TEXT_FILES, WEIGHTS, Source
 
 SCHEMA = 2
 STEPS = 8  # of a usual clip
@@ -301,7 +302,7 @@ def load(folder: Path) -> Bundle:
         raise BundleError(f"{folder} {what} no {MANIFEST}; export it with sa3-export") from e
     except OSError as e:
         raise BundleError(f"{path} cannot be read: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BundleError(f"{path} is not JSON: {e}") from e
     return _parse(raw, path)
 
@@ -339,11 +340,11 @@ class _Reader:
         if key not in self.block:
             raise self.wrong("is missing", key)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) < sys.float_info.max else math.inf
         if not isinstance(value, kind) or isinstance(value, bool):
             raise self.wrong(f"is {value!r}, and should be of type {kind.__name__}", key)
-        if isinstance(value, float) and math.isnan(value):
-            raise self.wrong("is not a number", key)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.wrong(f"is {value}, which is no finite number", key)
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -406,7 +407,16 @@ def _parse(raw: object, path: Path) -> Bundle:
     for name, tier in found.tiers.items():
         if name not in tiers.TIERS:
             raise top.wrong(f"names {name!r}, which is not one of {', '.join(tiers.TIERS)}", "tiers")
+        if name == tiers.EXACT and tier.type != "fp32":
+            raise top.wrong(f"is {tier.type!r}, and the exact tier is fp32", f"tiers.{name}.type")
         for graph, made in tier.graphs.items():
+            if not tiers.FLOORS[name] <= made.cosine <= 1:
+                raise top.wrong(
+                    f"is {made.cosine:g}, and {name} promises {tiers.FLOORS[name]:g} to 1",
+                    f"tiers.{name}.graphs.{graph}.cosine",
+                )
+            if tier.seconds.get(graph, -1.0) < 0:
+                raise top.wrong("does not say how long a run takes", f"tiers.{name}.seconds.{graph}")
             for file in made.files:
                 if file not in found.files:
                     raise top.wrong(f"names {file!r}, which is not among the files", f"tiers.{name}.graphs.{graph}")
@@ -414,6 +424,10 @@ def _parse(raw: object, path: Path) -> Bundle:
                 raise top.wrong(f"opens {made.file!r}, which is not its own", f"tiers.{name}.graphs.{graph}")
     if not found.tiers:
         raise top.wrong("is empty", "tiers")
+    # Which folder the text encoder is in says the configuration.
+    folders = [{name.rpartition("/")[0] for name in found.files if name.endswith(f"/{one}")} for one in TEXT_FILES[:2]]
+    if "text" in found.graphs and not set.intersection(*folders):
+        raise top.wrong(f"does not name the text encoder's {' and '.join(TEXT_FILES[:2])}", "files")
     return found
 
 

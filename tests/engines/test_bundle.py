@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     graph = Graph(
         file="step.onnx",
         files=("step.onnx",),
-        cosine=0.99999,
+        cosine=0.9999999,
         snr_db=120.5,
         relative_error=4e-7,
         sizes=("batch 1, frames 13",),
@@ -247,8 +247,29 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda m: m["built_with"].update(torch=2), r"built_with\.torch is 2"),
         (lambda m: m["tiers"]["exact"].update(type="int3"), r"tiers\.exact\.type is 'int3', which is not one of fp32"),
         (lambda m: m["tiers"]["exact"].update(graphs={}), r"tiers\.exact\.graphs is empty"),
-        (lambda m: m["tiers"]["exact"]["graphs"]["step"].update(cosine=math.nan), r"step\.cosine is not a number"),
-        (lambda m: m["profile"].update(max_seconds=math.inf), "profile is 0, 30, inf: it must go up"),
+        (
+            lambda m: m["tiers"]["exact"]["graphs"]["step"].update(cosine=math.nan),
+            r"step\.cosine is nan, which is no finite",
+        ),
+        (
+            lambda m: m["tiers"]["exact"]["graphs"]["step"].update(cosine=0.9999),
+            r"is 0\.9999, and exact promises 0\.999999",
+        ),
+        (lambda m: m["tiers"]["fast"]["graphs"]["step"].update(cosine=1.5), r"fast\.graphs\.step\.cosine is 1\.5"),
+        (lambda m: m["tiers"]["exact"]["graphs"]["step"].update(snr_db=10**400), r"step\.snr_db is inf"),
+        (
+            lambda m: m["tiers"]["exact"].update(type="bf16"),
+            r"tiers\.exact\.type is 'bf16', and the exact tier is fp32",
+        ),
+        (lambda m: m["tiers"]["fast"].update(seconds={}), r"fast\.seconds\.step does not say how long"),
+        (lambda m: m["tiers"]["fast"].update(seconds={"step": -1}), r"fast\.seconds\.step does not say how long"),
+        (
+            lambda m: m["tiers"]["fast"].update(
+                graphs={"text": m["tiers"]["fast"]["graphs"]["step"]}, seconds={"text": 1}
+            ),
+            r"files does not name the text encoder's config\.json and model\.safetensors",
+        ),
+        (lambda m: m["profile"].update(max_seconds=math.inf), r"profile\.max_seconds is inf, which is no finite"),
         (lambda m: m["profile"].update(min_seconds=40), "profile is 40, 30, 120: it must go up"),
         (lambda m: m["files"].pop("model.safetensors"), r"files does not name model\.safetensors"),
     ],
@@ -258,7 +279,7 @@ def test_an_edited_manifest(folder: Path, change: Callable[[dict[str, Any]], obj
         bundle.read(edited(folder, change))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '"text"'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "[" * 100_000], ids=len)
 def test_a_manifest_that_is_none(folder: Path, content: str):
     (folder / "manifest.json").write_text(content)
     with pytest.raises(BundleError, match=r"manifest\.json"):
