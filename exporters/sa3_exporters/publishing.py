@@ -118,7 +118,7 @@ def _retire(replaced: Path, out: Path) -> None:
 def _listed(folder: Path) -> list[str]:
     """The files of a bundle of whatever version; none where its manifest cannot be read."""
     try:
-        return list(models.read_json(folder / MANIFEST)["files"])
+        return [str(name) for name in models.read_json(folder / MANIFEST)["files"]]
     except (CheckpointError, ModelNotFound, KeyError, TypeError):
         return []
 
