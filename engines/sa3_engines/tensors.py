@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,15 +80,22 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, Stored]]:
                 raise CheckpointError(f"{path} is not a safetensors file")
             header = cast("dict[str, Any]", json.loads(file.read(length)))
             end = file.seek(0, 2)
-        metadata = cast("dict[str, str]", header.pop("__metadata__", None) or {})
-        tensors: dict[str, Stored] = {}
-        for key, entry in header.items():
-            first, last = entry["data_offsets"]
-            tensors[key] = Stored(entry["dtype"], tuple(entry["shape"]), 8 + length + first, last - first)
+        metadata = {str(key): str(value) for key, value in (header.pop("__metadata__", None) or {}).items()}
+        tensors = {key: _stored(key, entry, 8 + length) for key, entry in header.items()}
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read: {e.strerror}") from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CheckpointError(f"{path} is not a safetensors file: {e}") from e
     if any(stored.offset + stored.size > end for stored in tensors.values()):
         raise CheckpointError(f"{path} is cut off: it ends before its last tensor")
     return metadata, tensors
+
+
+def _stored(key: str, entry: Mapping[str, Any], start: int) -> Stored:
+    first, last = entry["data_offsets"]
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    if not all(type(size) is int and size >= 0 for size in (first, last - first, *shape)):
+        raise ValueError(f"{key} is of shape {list(shape)}, from {first} to {last}")
+    if dtype in _DTYPES and math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != last - first:
+        raise ValueError(f"{key} is of type {dtype} and shape {list(shape)}, and takes {last - first} bytes")
+    return Stored(dtype, shape, start + first, last - first)
