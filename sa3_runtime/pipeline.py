@@ -18,7 +18,7 @@ from sa3_engines import models, selection
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Engine, Options, release
 from sa3_engines.errors import BackendUnavailable, BadOutput, Cancelled, InvalidRequest
-from sa3_runtime import coding, conditioning, lengths, sampling, schedule
+from sa3_runtime import coding, conditioning, lengths, remarks, sampling, schedule
 from sa3_runtime.adapters import Adapters
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
@@ -26,14 +26,12 @@ from sa3_runtime.conditioning import Conditioner
 from sa3_runtime.denoising import Denoiser, Prompts, Tokens
 from sa3_runtime.finish import Report, finish
 from sa3_runtime.noise import Noise, PerItem, TorchGenerator
-from sa3_runtime.request import INPUTS, Plan, Request, plan
+from sa3_runtime.request import Plan, Request, plan
 from sa3_runtime.resample import resample
 from sa3_runtime.tokens import Tokenizer, tokenizer_for
 
 Array = np.ndarray
 SILENT = 1e-5  # -100 dBFS
-BESIDE = 0.1  # seconds that a given sound may be longer than the clip
-FAINT_DB = -28.0  # of a whole clip's peak; what was asked to be quiet is louder
 
 
 @dataclass(frozen=True)
@@ -280,7 +278,7 @@ class Pipeline:
             latents=latents,
             plan=planned,
             seconds_spent=clock.spent,
-            warnings=_warnings([report for _, report in finished], planned, self.source),
+            warnings=remarks.about(planned, [report for _, report in finished], self.source),
         )
 
     def _latents(
@@ -476,44 +474,3 @@ def _check_sound(audio: Array) -> None:
             raise BadOutput(which, "silence" if not one.any() else "a constant")
         if np.abs(one).max() < SILENT:
             raise BadOutput(which, "silence (nothing above -100 dBFS)")
-
-
-def _about_given(sound: Sound, name: str, made: float, config: ModelConfig) -> list[str]:
-    found = [sound.warning] if sound.warning else []
-    if len(sound.samples) > config.autoencoder.channels:
-        found.append(f"{name} has {len(sound.samples)} channels; the first {config.autoencoder.channels} are used")
-    if sound.seconds > made + BESIDE:
-        found.append(f"{name} is {sound.seconds:.1f} s long; the {made:g} s that are made leave out what follows")
-    return found
-
-
-def _warnings(reports: list[Report], planned: Plan, source: models.Source) -> list[str]:
-    warnings: list[str] = []
-    request, config = planned.request, source.config
-    made = max(planned.seconds)
-    for name in INPUTS:
-        sound = getattr(request, name)
-        if sound is not None:
-            warnings += _about_given(sound, name, made, config)
-    if request.init_audio is not None and request.init_noise_level == 1:
-        warnings.append("init_audio does nothing at an init_noise_level of 1: that is noise alone")
-    if request.negative_prompt is not None and request.cfg_scale == 1:
-        warnings.append("the negative prompt does nothing at a cfg scale of 1")
-    for start, end in request.inpaint_regions:
-        # The mask is looked up where a latent begins; between two of them there is nothing to make anew.
-        first = -(-int(start * config.sample_rate) // config.ratio) * config.ratio
-        if first >= int(end * config.sample_rate):
-            warnings.append(f"nothing is made anew from {start:g} to {end:g} s: that lies within one latent")
-    for index, report in enumerate(reports):
-        which = f"item {index}: " if len(reports) > 1 else ""
-        if report.true_peak_db < FAINT_DB and source.trained:
-            warnings.append(
-                f"{which}next to nothing is to be heard (true peak {report.true_peak_db:+.1f} dB); "
-                "other words or another seed may help"
-            )
-        if report.changed and request.finish.limiter is None:
-            warnings.append(
-                f"{which}{report.changed:.2%} of the samples exceeded full scale and were clipped "
-                f"(true peak {report.true_peak_db:+.1f} dB); a limiter would turn them down"
-            )
-    return warnings

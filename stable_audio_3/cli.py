@@ -83,7 +83,7 @@ def _translated(args: Namespace) -> Namespace:
     items = _items(args)
     if args.duration is None:
         config = jobs.known_config(args.model)
-        args.duration = [min(DURATION, config.longest_seconds) if config else DURATION]
+        args.duration = [config.usual_seconds(DURATION) if config else DURATION]
     as_sa3 = {
         "batch_size": items,
         "seconds": args.duration,

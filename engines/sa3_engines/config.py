@@ -128,6 +128,7 @@ class ModelConfig:
     seconds_min: float = 0.0
     seconds_max: float = 384.0
     sample_size: int = 5_292_032
+    learned_seconds: float = math.inf  # how long the sounds were that it learned from, where that is less than it makes
     align_latents: int = 2
     sampling_shift: Mapping[str, Any] | None = None
     mask_padding: bool = True
@@ -147,6 +148,10 @@ class ModelConfig:
     def longest_seconds(self) -> float:
         """What the checkpoint was made for; the sample size also holds the padding."""
         return min(self.seconds_max, self.sample_size / self.sample_rate)
+
+    def usual_seconds(self, seconds: float) -> float:
+        """`seconds`, or as much as the model makes well."""
+        return min(seconds, self.longest_seconds, self.learned_seconds)
 
 
 class _Reader:
@@ -254,6 +259,9 @@ def parse(config: object, text_config: object | None = None, *, text_folder: str
         seconds_min=seconds[0],
         seconds_max=seconds[1],
         sample_size=top.count("sample_size"),
+        learned_seconds=top.positive("sa3_learned_seconds", math.inf)
+        if "sa3_learned_seconds" in top.block
+        else math.inf,
         align_latents=_align(autoencoder),
         sampling_shift=cast("Json | None", shift),
         mask_padding=bool(diffusion.block.get("mask_padding_attention", False)),

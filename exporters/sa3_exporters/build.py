@@ -68,7 +68,7 @@ class Recipe:
 def _profile(asked: Profile | None, source: Source) -> Profile:
     longest = source.config.longest_seconds
     if asked is None:
-        return Profile(min_seconds=0.0, opt_seconds=min(USUAL_SECONDS, longest), max_seconds=longest)
+        return Profile(min_seconds=0.0, opt_seconds=source.config.usual_seconds(USUAL_SECONDS), max_seconds=longest)
     if not 0 <= asked.min_seconds <= asked.opt_seconds <= asked.max_seconds or not asked.max_seconds:
         raise InvalidRequest(
             f"a profile of {asked.min_seconds:g}, {asked.opt_seconds:g}, {asked.max_seconds:g} s: it must go up, from 0"

@@ -76,7 +76,8 @@ def _generate(commands: Commands) -> None:
         type=float,
         dest="seconds",
         metavar="S",
-        help="seconds, one for all or one per item (30, or the longest the model makes if that is less)",
+        help="seconds, one for all or one per item (as long as --init-audio or --inpaint-audio; else 30, or as much as "
+        "the model makes well if that is less)",
     )
     what.add_argument("--batch-size", type=int, metavar="N", help="how many (as many as there are prompts)")
     what.add_argument(

@@ -98,11 +98,17 @@ class Job:
         trained = config.objective == "rf_denoiser"
         shortest, longest = limits or (0.0, config.longest_seconds)
         usual = {
-            "seconds": min(max(DURATION, shortest), longest),
+            "seconds": min(max(self._usual_seconds(config), shortest), longest),
             "steps": STEPS[trained],
             "cfg_scale": CFG_SCALE[trained],
         }
         return replace(self.recipe.request, **{name: value for name, value in usual.items() if name not in self.named})
+
+    def _usual_seconds(self, config: ModelConfig) -> float:
+        """As long as what it starts from, which a continuation is longer than."""
+        r = self.recipe.request
+        given = [sound for sound in (r.inpaint_audio, r.init_audio) if isinstance(sound, Sound)]
+        return given[0].seconds if given and not r.continue_audio else config.usual_seconds(DURATION)
 
     def items(self, planned: Plan) -> list[int]:
         """Which of the batch are written. One of a batch is made with the rest: they share a stream of noise."""

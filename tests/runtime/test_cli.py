@@ -221,6 +221,28 @@ def test_a_short_model_makes_what_it_can(run: Run, tiny_model: Path) -> None:
     assert audio.read("output.wav").seconds == 24.0
 
 
+def test_a_clip_is_as_long_as_what_it_starts_from(run: Run, tmp_path: Path) -> None:
+    audio.write("in.wav", Sound(np.full((2, 3 * RATE), 0.1, np.float32), RATE))
+    argv = ["generate", *MODEL, "-p", "x", "--steps", "1", "-o", "out.wav"]
+    inpaint = ["--inpaint-audio", "in.wav", "--inpaint-start", "1", "--inpaint-end", "2"]
+    for flags in ["--init-audio", "in.wav"], inpaint:
+        code, _, err = run(*argv, *flags)
+        assert (code, audio.read("out.wav").seconds, "silence" in err) == (0, 3.0, False)
+    assert "the 6 s that are made keep silence after it" in run(*argv, *inpaint, "--duration", "6")[2]
+    covered = ["--inpaint-audio", "in.wav", "--inpaint-start", "2", "--inpaint-end", "6"]
+    assert "silence" not in run(*argv, *covered, "--duration", "6")[2]
+    assert "leave out what follows" in run(*argv, "--init-audio", "in.wav", "--duration", "2")[2]
+
+
+def test_nano_makes_no_more_than_it_learned_unless_told(run: Run) -> None:
+    code, _, err = run("generate", "-p", "C major chord on a warm synth pad", "--seed", "1")
+    assert (code, err) == (0, "")
+    sound = audio.read("output.wav")
+    assert sound.seconds == 9.0
+    assert np.sqrt((sound.samples[:, -RATE:] ** 2).mean()) > 0.05  # to the end
+    assert "learned from sounds of up to 9 s" in run("generate", "-p", "rain", "--duration", "12")[2]
+
+
 def test_weights_that_were_not_trained_are_announced(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     def said(trained: bool | None) -> str:
         folder = tmp_path / "small"

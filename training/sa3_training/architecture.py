@@ -28,6 +28,7 @@ def config() -> Json:
     raw = copy.deepcopy(models.read_json(HERE / "released" / "small.json"))
     model = raw["model"]
     raw["sample_size"] = 216 * 4096  # 20 s
+    raw["sa3_learned_seconds"] = 9  # the corpus has sounds of up to ten, few of them so long
     raw["sa3_trained"] = False  # the export says otherwise once it is true
     model["io_channels"] = LATENT_CHANNELS
     model["conditioning"]["cond_dim"] = WIDTHS["text"]
