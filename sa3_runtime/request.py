@@ -151,7 +151,7 @@ def schedule_options(shift: Any, config: ModelConfig) -> Mapping[str, Any] | Non
     """A shift by its name with its usual values, or in full; None is the model's own."""
     if shift is None:
         return config.sampling_shift
-    if not isinstance(shift, (str, Mapping)) or not (isinstance(shift, str) or isinstance(shift.get("type", ""), str)):
+    if not isinstance(shift, (str, Mapping)) or not (isinstance(shift, str) or isinstance(shift.get("type"), str)):
         raise InvalidRequest(f"distribution shift {shift!r}; a name, or an object with a type, was expected")
     if isinstance(shift, str):
         # By its bare name, logsnr is the one models use: independent of the length.
@@ -189,9 +189,9 @@ def _seconds(value: Any, config: ModelConfig, sample_size: int) -> float:
         raise InvalidRequest(f"duration {value!r} is not a number of seconds")
     if value <= 0:
         raise InvalidRequest(f"duration {value:g} s; it must be more than 0")
-    if int(value * config.sample_rate) < 1:
-        raise InvalidRequest(f"duration {value:g} s is less than one sample")
     longest = min(config.seconds_max, sample_size / config.sample_rate)
+    if value <= longest and int(value * config.sample_rate) < 1:
+        raise InvalidRequest(f"duration {value:g} s is less than one sample")
     if value > longest:
         whose = "this model makes" if sample_size == config.sample_size else f"a sample size of {sample_size} holds"
         most = math.floor(longest) if longest >= 1 else math.floor(longest * 1000) / 1000

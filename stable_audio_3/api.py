@@ -139,7 +139,7 @@ class StableAudioModel:
         It is on the CPU, or on the model's device where that is a GPU. What exceeds full scale is clamped.
 
         prompt, negative_prompt, duration: one, or a list with one per item; batch_size may then be left at 1.
-        duration: the default gives way to the model's longest where that is less than 120 s.
+        duration: the default gives way to what the model makes well where that is less than 120 s.
         seed: -1 chooses one; a list has one per item, and each item of one duration is what it would be alone.
         init_audio, inpaint_audio: (rate, audio) or (audio, rate), or a path.
         inpaint_mask: one value per sample, 1 keeps; or instead start and end seconds of what is made anew: floats, or
@@ -155,7 +155,7 @@ class StableAudioModel:
         """
         most = sample_size or self.pipeline.config.sample_size
         longest = min(self.pipeline.config.seconds_max, most / self.sample_rate)
-        seconds = min(DURATION, longest) if duration is DURATION else duration
+        seconds = min(longest, self.pipeline.config.usual_seconds(DURATION)) if duration is DURATION else duration
         prompts, seconds = _from_conditioning(conditioning, prompt, _plain(seconds))
         negatives = _negatives(negative_conditioning, negative_prompt, seconds)
         regions = _regions(inpaint_mask_start_seconds, inpaint_mask_end_seconds)

@@ -545,7 +545,7 @@ def test_nano_by_name():
         StableAudioModel.from_pretrained("nano", backend=b).generate("pad", steps=2, seed=1) for b in ("torch", "auto")
     ]
     assert made[0].shape == made[1].shape
-    assert 20 <= made[0].shape[2] / 44100 < 21  # what it makes at most
+    assert made[0].shape[2] == 9 * 44100  # as long as it learned to
     assert torch.allclose(made[0], made[1], atol=1e-3)
 
 
