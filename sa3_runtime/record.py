@@ -1,6 +1,8 @@
 """How a clip was made, as values JSON can hold, and back to what makes it again.
 
-Flags and records come the same way: a command's flags are a record too, one that says less.
+Flags and records come the same way: a command's flags are a record too, one that says less. Only where files are looked
+for differs: a record's paths are seen from the folder it lies in, so that it can be used from anywhere, and moved with
+its files.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, cast
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from sa3_engines import selection, tiers
+from sa3_engines import models, selection, tiers
 from sa3_engines.engine import Options
 from sa3_engines.errors import AudioFileError, InvalidRequest, ModelNotFound
 from sa3_runtime import audio, fields, sidecar, tags
@@ -40,11 +42,15 @@ SOFTWARE = f"sa3-runtime {version('sa3-runtime')}"
 TITLE = 200  # characters of a prompt
 
 
+class Given(str):
+    """What a flag names, files and models included: those are seen from the working folder, never from a record's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
     path: Path
     sha256: str
-    written: str  # the path as the caller wrote it, which is what a record holds
+    written: str  # the path as the flag or the record has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,7 @@ class Opening:
     """What to open, and how."""
 
     model: str = "nano"
+    written: str | None = None  # the model as the record has it, where that is not where it was found
     revision: str | None = None
     backend: str = "auto"
     device: str = "auto"
@@ -102,11 +109,21 @@ class Recipe:
     item: int | None = None
 
 
-def make(recipe: Recipe, generation: Generation, pipeline: Pipeline, item: int, created: datetime) -> dict[str, Any]:
-    """What was asked for, and everything that was chosen for it: the seed, the backend, the model's commit."""
+def make(
+    recipe: Recipe,
+    generation: Generation,
+    pipeline: Pipeline,
+    item: int,
+    created: datetime,
+    folder: Path = Path(),
+) -> dict[str, Any]:
+    """What was asked for, and everything that was chosen for it: the seed, the backend, the model's commit.
+
+    folder: where the record will lie, from which its paths are seen.
+    """
     source, support = pipeline.source, pipeline.engine.support
     return {
-        "model": recipe.opening.model,
+        "model": _model_from(folder, recipe.opening),
         "repo": source.repo,
         "revision": source.revision,
         "backend": support.backend,
@@ -114,10 +131,13 @@ def make(recipe: Recipe, generation: Generation, pipeline: Pipeline, item: int, 
         "precision": support.precision,
         "threads": recipe.opening.threads,
         "memory": recipe.opening.memory,
-        "adapters": [{"path": a.written, "sha256": a.sha256, "strength": a.strength} for a in recipe.opening.adapters],
+        "adapters": [
+            {"path": _path_from(folder, a.path, a.written), "sha256": a.sha256, "strength": a.strength}
+            for a in recipe.opening.adapters
+        ],
         "inputs": {
-            name: {"path": recipe.inputs[name].written, "sha256": recipe.inputs[name].sha256}
-            if name in recipe.inputs
+            name: {"path": _path_from(folder, file.path, file.written), "sha256": file.sha256}
+            if (file := recipe.inputs.get(name)) is not None
             else {"path": None}
             for name in (*INPUTS, "inpaint_mask")
             if getattr(generation.plan.request, name) is not None
@@ -128,6 +148,35 @@ def make(recipe: Recipe, generation: Generation, pipeline: Pipeline, item: int, 
         "created": created.isoformat(timespec="seconds"),
         "versions": versions() | dict(support.versions),
     }
+
+
+def _path_from(folder: Path, path: Path, written: str) -> str:
+    """As a record in `folder` names it, with the separators that every system reads; an absolute path stays one."""
+    if Path(written).is_absolute() and Path(written) == path:
+        return written
+    # Folders as they really are: behind a link `..` leads elsewhere. The file keeps its name, be it a link's.
+    real = Path(os.path.realpath(path.parent)) / path.name
+    try:
+        return Path(os.path.relpath(real, os.path.realpath(folder))).as_posix()
+    except ValueError:  # on another drive
+        return os.fspath(real)
+
+
+def _model_from(folder: Path, opening: Opening) -> str:
+    if not _may_be_folder(opening.model) or not Path(opening.model).is_dir():
+        return opening.model
+    return _as_folder(_path_from(folder, Path(opening.model), opening.written or opening.model))
+
+
+def _as_folder(path: str) -> str:
+    """With a dot at its start it is read as a folder, whatever models are called."""
+    return path if Path(path).is_absolute() or path.startswith(".") else f"./{path}"
+
+
+def _may_be_folder(model: str) -> bool:
+    """No name that means a model wherever it is said, and no home, which is where it is."""
+    known = model == "nano" or model in models.RELEASED or model in models.ALIASES
+    return not known and not model.startswith(("random:", "~"))
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -158,7 +207,7 @@ def versions() -> dict[str, str]:
 
 
 def from_record(record: Record, folder: Path | None = None) -> Recipe:
-    """Reads the files the record names, here or in `folder`, and sees that they are what they were.
+    """Reads the files the record names, as seen from its `folder` or from here, and sees that they are what they were.
 
     A record may come from a file anyone could have edited, so nothing in it is believed before it is looked at.
     """
@@ -176,8 +225,10 @@ def from_record(record: Record, folder: Path | None = None) -> Recipe:
 def opening(record: Record, folder: Path | None = None) -> Opening:
     """The part of a record that says what to open."""
     with _damage():
+        written = _chosen(record.get("model"), "nano")
         return Opening(
-            model=_model("nano" if record.get("model") is None else record["model"], folder),
+            model=_model(written, record, folder),
+            written=written,
             revision=_text(record.get("revision")),
             backend=_chosen(record.get("backend"), "auto"),
             device=_chosen(record.get("device"), "auto"),
@@ -279,13 +330,24 @@ _SHAPES: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def _model(name: Any, folder: Path | None) -> str:
-    here = cast("str", _text(name))
+def _model(written: str, record: Record, folder: Path | None) -> str:
+    """A folder is looked for as files are; a repository's model has a revision, and nothing to be looked for."""
+    named = folder is None or isinstance(written, Given) or record.get("revision") is not None
+    if named or not _may_be_folder(written):
+        return written
+    places = _places(written, folder)
     try:
-        beside = folder is not None and not Path(here).exists() and (folder / here).is_dir()
+        found = next((place for place in places if (place / models.CONFIG).is_file()), None)
     except OSError:  # too long for a folder's name
-        beside = False
-    return str(folder / here) if folder is not None and beside else here
+        return written
+    if found is not None:
+        return _as_folder(os.fspath(found))
+    if written.startswith(".") or Path(written).is_absolute() or record.get("repo", "") is None:
+        raise ModelNotFound(
+            f"there is no model {written!r}, the folder that the record names, as seen from its own folder or from "
+            "here; name the model with --model"
+        )
+    return written
 
 
 def _input(entry: Any, name: str, folder: Path | None) -> InputFile:
@@ -302,19 +364,32 @@ def _adapter(entry: Any, folder: Path | None) -> AdapterFile:
 
 
 def _found(entry: Any, folder: Path | None, what: str) -> InputFile:
-    """Where the record says, or there as seen from where the record lies; the one whose content fits."""
+    """The first of the places where it may lie whose content fits."""
     written, wanted = os.fspath(entry["path"]), _text(entry.get("sha256"))
+    recorded = folder is not None and not isinstance(written, Given)
     sums: dict[Path, str] = {}
-    for place in (Path(written), *([folder / written] if folder is not None else [])):
+    for place in _places(written, folder) if recorded else [Path(written)]:
         if _is_file(place):
             sums[place] = sha256(place)
-    for place, found in sums.items():
-        if wanted in (None, found):
-            return InputFile(path=place, sha256=found, written=written)
+            if wanted in (None, sums[place]):
+                return InputFile(path=place, sha256=sums[place], written=written)
     if sums:
         raise InvalidRequest(f"{what} {written!r} is not what it was when the record was made; name the file to use")
     missing = f"there is no {what} {written!r}"
+    if recorded:
+        missing += ", as seen from the record's folder or from here; name the file to use"
     raise AudioFileError(missing) if what == "audio file" else ModelNotFound(missing)
+
+
+def _places(written: str, folder: Path | None) -> list[Path]:
+    """Where a file that a record names may lie: as seen from the record's folder, from here, which is how records were
+    once written, or in that folder, where both were moved to.
+    """
+    names = dict.fromkeys((written, written.replace("\\", "/")))  # a record from Windows may have its separators
+    bases = [Path()] if folder is None else [folder, Path()]
+    places = [base / name for base in bases for name in names]
+    places += [bases[0] / PurePosixPath(name).name for name in names]
+    return list(dict.fromkeys(places))
 
 
 def _is_file(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sa3_engines.engine import most_threads
 from sa3_engines.errors import InvalidRequest
+from sa3_runtime.record import Given
 from sa3_runtime.request import Request
 
 INIT_NOISE_LEVEL = 0.9
@@ -30,7 +31,7 @@ def draft(args: Namespace, base: Mapping[str, Any] | None = None) -> Draft:
     if args.init_audio is not None:
         if args.init_noise_level is None and "init_audio" not in inputs:
             settings["init_noise_level"] = INIT_NOISE_LEVEL
-        inputs["init_audio"] = {"path": str(args.init_audio)}
+        inputs["init_audio"] = {"path": Given(args.init_audio)}
     if args.init_noise_level is not None and "init_audio" not in inputs:
         raise InvalidRequest("--init-noise-level says how far to leave a sound; give that too: --init-audio")
     _inpainting(args, settings, inputs)
@@ -54,18 +55,19 @@ def _plain(args: Namespace, name: str) -> Any:
 
 
 def _model(args: Namespace, base: Mapping[str, Any]) -> Draft:
-    made: Draft = {name: base.get(name) for name in MODEL}
+    made: Draft = {name: base.get(name) for name in (*MODEL, *({"repo"} & set(base)))}
     if isinstance(made["threads"], int):  # of the machine the clip was made on
         made["threads"] = min(made["threads"], most_threads())
     if args.model is not None:
         made["revision"] = None
     if args.backend is not None:
         made["device"] = made["precision"] = None
-    return made | {name: value for name in MODEL if (value := getattr(args, name)) is not None}
+    given = {name: value for name in MODEL if (value := getattr(args, name)) is not None}
+    return made | {name: Given(value) if isinstance(value, str) else value for name, value in given.items()}
 
 
 def _adapters(args: Namespace, base: list[Draft]) -> list[Draft]:
-    adapters = base if args.lora_ckpt_path is None else [{"path": str(path)} for path in args.lora_ckpt_path]
+    adapters = base if args.lora_ckpt_path is None else [{"path": Given(path)} for path in args.lora_ckpt_path]
     strengths, index = args.lora_strength, args.lora_index
     if strengths is None:
         if index is not None:
@@ -93,10 +95,10 @@ def _inpainting(args: Namespace, settings: Draft, inputs: Draft) -> None:
     if args.continued is not None:
         if starts:
             raise InvalidRequest("--continue makes what follows the end; --inpaint-start and -end need --inpaint-audio")
-        inputs["inpaint_audio"] = {"path": str(args.continued)}
+        inputs["inpaint_audio"] = {"path": Given(args.continued)}
         settings |= {"continue_audio": True, "inpaint_regions": []}
     if args.inpaint_audio is not None:
-        inputs["inpaint_audio"] = {"path": str(args.inpaint_audio)}
+        inputs["inpaint_audio"] = {"path": Given(args.inpaint_audio)}
         settings["continue_audio"] = False
     if starts:
         settings |= {

@@ -189,7 +189,7 @@ def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result,
     planned, created = generation.plan, datetime.now(UTC)
     items = job.items(planned)
     for index, target in zip(items, job.targets(planned), strict=True):
-        made = record.make(job.recipe, generation, pipeline, index, created)
+        made = record.make(job.recipe, generation, pipeline, index, created, target.folder)
         if index == items[0] and job.base is not None:
             for difference in record.differences(job.base, made):
                 listener.warn(difference)

@@ -45,6 +45,12 @@ class Target:
     def paths(self) -> list[Path]:
         return [path for path in (self.sound, self.sidecar, self.latents) if path is not None]
 
+    @property
+    def folder(self) -> Path:
+        """Where its record will lie. What goes through a device or a pipe most likely ends in a file here."""
+        passed_on = self.sound.exists() and not self.sound.is_file()
+        return Path() if passed_on else self.sound.parent
+
 
 def output(
     path: Path | None,

@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import re
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sa3_engines import models
 from sa3_engines.errors import InvalidRequest, Sa3Error
 from sa3_runtime import audio, record, sidecar
 from sa3_runtime.audio import Sound
@@ -201,6 +203,97 @@ def test_files_are_found_beside_the_record(run: Run, tmp_path: Path, monkeypatch
     assert np.array_equal(samples("output.wav"), samples("../output.wav"))
 
 
+@pytest.fixture
+def made_elsewhere(run: Run, tmp_path: Path) -> Path:
+    """The record of a clip in s/b, made in s with a sound and a model from there."""
+    start, s = Path.cwd(), tmp_path / "s"
+    for folder in ("s/b", "s/x", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+    tone(s / "pad.wav", 1)
+    (s / "x" / "all").symlink_to(Path(models.__file__).parent / "nano")
+    os.chdir(s)
+    flags = ["--model", "x/all", "--backend", "null", "--duration", "2"]
+    assert run("-p", "a", "--continue", "pad.wav", *flags, "-o", "b/c.flac", "--sidecar")[0] == 0
+    os.chdir(start)
+    return s / "b" / "c.json"
+
+
+def test_a_record_is_used_from_anywhere(run: Run, made_elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = record.read(made_elsewhere)
+    assert (found["model"], found["inputs"]["inpaint_audio"]["path"]) == ("../x/all", "../pad.wav")
+    monkeypatch.chdir(made_elsewhere.parents[2] / "other")
+    for place in (made_elsewhere, Path("../s/b/c.json"), Path("../s/b/c.flac")):
+        assert run("--from", str(place), "-o", "again.flac")[0] == 0
+        again = record.read(Path("again.flac"))
+        assert (again["model"], again["inputs"]["inpaint_audio"]["path"]) == ("../s/x/all", "../s/pad.wav")
+    assert run("--from", "again.flac", "-o", "once.flac")[0] == 0
+
+
+def test_a_record_is_moved_with_its_files(run: Run, made_elsewhere: Path, tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    made_elsewhere.rename(tmp_path / "moved" / "c.json")
+    for name in ("pad.wav", "x/all"):
+        (tmp_path / "s" / name).rename(tmp_path / "moved" / Path(name).name)
+    assert run("--from", "moved/c.json", "-o", "again.flac")[0] == 0
+    again = record.read(Path("again.flac"))
+    assert (again["model"], again["inputs"]["inpaint_audio"]["path"]) == ("./moved/all", "moved/pad.wav")
+    (tmp_path / "moved" / "all").unlink()
+    code, _, err = run("--from", "moved/c.json", "-o", "again.flac")
+    assert code == 3
+    assert err == (
+        "sa3: there is no model '../x/all', the folder that the record names, as seen from its own folder or from "
+        "here; name the model with --model\n"
+    )
+
+
+def test_paths_of_records_as_they_were_once_written(run: Run, made_elsewhere: Path, tmp_path: Path) -> None:
+    found = record.read(made_elsewhere)
+    for sound, model in (("s/pad.wav", "s/x/all"), ("s\\pad.wav", "s\\x\\all"), ("C:\\pad.wav", "C:\\m\\all")):
+        given = found["inputs"]["inpaint_audio"] | {"path": sound}
+        sidecar.write("old.json", found | {"model": model, "inputs": {"inpaint_audio": given}})
+        if sound.startswith("C:"):
+            shutil.copy(tmp_path / "s" / "pad.wav", tmp_path)
+            (tmp_path / "s" / "x" / "all").rename(tmp_path / "all")
+        assert run("--from", "old.json", "-o", "again.flac")[0] == 0
+
+
+def test_an_absolute_path_stays_one(run: Run, made_elsewhere: Path, tmp_path: Path) -> None:
+    given = [str(tmp_path / "s" / name) for name in ("pad.wav", "x/all")]
+    assert run("--from", "s/b/c.json", "-o", "d.wav", "--continue", given[0], "--model", given[1])[0] == 0
+    assert run("--from", "d.wav", "-o", "s/e.wav")[0] == 0
+    for path in (Path("d.wav"), Path("s/e.wav")):
+        again = record.read(path)
+        assert [again["inputs"]["inpaint_audio"]["path"], again["model"]] == given
+
+
+def test_what_a_flag_names_is_not_looked_for_beside_the_record(run: Run, made_elsewhere: Path) -> None:
+    tone(made_elsewhere.parent / "new.wav", 1)
+    (made_elsewhere.parent / "small").symlink_to(Path(models.__file__).parent / "nano")
+    code, _, err = run("--from", "s/b/c.json", "--continue", "new.wav")
+    assert (code, err) == (2, "sa3: there is no audio file 'new.wav'\n")
+    assert run("--from", "s/b/c.json", "--model", "smal")[0] == 3
+
+
+def test_a_folder_is_told_from_a_model_of_its_name(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "nano").symlink_to(Path(models.__file__).parent / "nano")
+    flags = ["-p", "a", "--backend", "null", "--duration", "1"]
+    for model in ("nano", "./nano"):
+        assert run(*flags, "--model", model)[0] == 0
+        assert record.read(Path("output.wav"))["model"] == model
+        assert prepare(parse(["generate", "--from", "output.wav"])).recipe.opening.model == model
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_paths_from_behind_a_link(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "far" / "away")
+    tone(tmp_path / "in.wav", 1)
+    assert run(*NULL, "-p", "a", "--init-audio", "in.wav", "-o", "out/a.wav")[0] == 0
+    assert record.read(Path("out/a.wav"))["inputs"]["init_audio"]["path"] == "../../in.wav"
+    monkeypatch.chdir("/")
+    assert run("--from", str(tmp_path / "out" / "a.wav"), "-o", str(tmp_path / "b.wav"))[0] == 0
+
+
 def test_a_file_that_changed_is_refused_and_another_may_be_named(run: Run, tmp_path: Path) -> None:
     tone(tmp_path / "in.wav", 1)
     tone(tmp_path / "new.wav", 1, pitch=100)
@@ -211,7 +304,10 @@ def test_a_file_that_changed_is_refused_and_another_may_be_named(run: Run, tmp_p
     assert "audio file 'in.wav' is not what it was when the record was made" in err
     (tmp_path / "in.wav").unlink()
     code, _, err = run("--from", "output.wav", "-o", "b.wav")
-    assert (code, err) == (2, "sa3: there is no audio file 'in.wav'\n")
+    assert code == 2
+    assert err == (
+        "sa3: there is no audio file 'in.wav', as seen from the record's folder or from here; name the file to use\n"
+    )
     assert run("--from", "output.wav", "-o", "b.wav", "--continue", "new.wav")[0] == 0
     again = record.read(Path("b.wav"))
     assert again["inputs"]["inpaint_audio"] == {"path": "new.wav", "sha256": record.sha256(tmp_path / "new.wav")}
