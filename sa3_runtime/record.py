@@ -24,7 +24,7 @@ import numpy as np
 
 from sa3_engines import models, selection, tiers
 from sa3_engines.engine import Options
-from sa3_engines.errors import AudioFileError, InvalidRequest, ModelNotFound
+from sa3_engines.errors import AudioFileError, BackendUnavailable, InvalidRequest, ModelNotFound
 from sa3_runtime import audio, fields, sidecar, tags
 from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
@@ -39,6 +39,7 @@ SETTINGS = frozenset(f.name for f in dataclasses.fields(Request)) - {
 }  # the rest is values JSON can hold
 OPTIONAL = {"negative_prompt", "batch_size", "sampler", "dist_shift", "sample_size", "chunked_decode", "adapters"}
 SOFTWARE = f"sa3-runtime {version('sa3-runtime')}"
+CHOICES = ("backend", "device", "precision")  # which --backend auto makes anew
 TITLE = 200  # characters of a prompt
 
 
@@ -71,14 +72,34 @@ class Opening:
     threads: int | None = None
     memory: str = "normal"
     adapters: Sequence[AdapterFile] = ()
+    recorded: Sequence[str] = ()  # which of CHOICES a record made, and no flag
 
     def checked(self) -> Opening:
         """Refuses what can be told without the model, which may have to be downloaded."""
         Options(device=self.device, precision=self.precision, threads=self.threads, memory=self.memory)
         tiers.ask(self.precision)
         if self.backend != "auto":
-            selection.load(self.backend)
+            try:
+                selection.load(self.backend)
+            except InvalidRequest as e:
+                if "backend" not in self.recorded:
+                    raise
+                raise InvalidRequest(f"{e}; {self._recorded()}") from e
         return self
+
+    @contextmanager
+    def explained(self) -> Generator[None]:
+        """Adds to what cannot be run here that a record wants it so: nobody may have typed it."""
+        try:
+            yield
+        except BackendUnavailable as e:
+            if not self.recorded:
+                raise
+            raise BackendUnavailable(f"{e}; {self._recorded()}") from e
+
+    def _recorded(self) -> str:
+        chosen = ", ".join(f"{name} {getattr(self, name)}" for name in self.recorded)
+        return f"the record chose {chosen}, and --backend auto runs it with what is here"
 
     def open(self) -> Pipeline:
         pipeline = Pipeline.load(
@@ -236,6 +257,7 @@ def opening(record: Record, folder: Path | None = None) -> Opening:
             threads=_whole(record.get("threads")),
             memory=_chosen(record.get("memory"), "normal"),
             adapters=[_adapter(entry, folder) for entry in record.get("adapters") or ()],
+            recorded=[name for name in CHOICES if folder is not None and _is_recorded(record.get(name))],
         ).checked()
 
 
@@ -282,6 +304,10 @@ def _chosen(value: Any, usual: str) -> str:
     """An empty name is somebody's choice as well, and a wrong one."""
     text = _text(value)
     return usual if text is None else text
+
+
+def _is_recorded(choice: Any) -> bool:
+    return choice not in (None, "auto") and not isinstance(choice, Given)
 
 
 def _seconds(value: Any) -> Any:

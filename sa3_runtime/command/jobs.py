@@ -64,7 +64,7 @@ class Result:
 def opened(opening: Opening, spent: dict[str, float], listener: Listener) -> Generator[Pipeline]:
     listener.progress(Progress("load", 0, 1))
     start = time.perf_counter()
-    with opening.open() as pipeline:
+    with opening.explained(), opening.open() as pipeline:
         spent["load"] = time.perf_counter() - start
         for reason in pipeline.choice.passed_over if pipeline.choice else ():
             listener.warn(f"a bundle is passed over: {reason}")

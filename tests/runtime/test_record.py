@@ -13,6 +13,7 @@ import pytest
 
 from sa3_engines import models
 from sa3_engines.errors import InvalidRequest, Sa3Error
+from sa3_engines.openvino import OpenVinoBackend
 from sa3_runtime import audio, record, sidecar
 from sa3_runtime.audio import Sound
 from sa3_runtime.cli import main
@@ -362,6 +363,28 @@ def test_other_versions_are_pointed_out(run: Run, tmp_path: Path) -> None:
     sidecar.write("old.json", found)
     assert "numpy was 0.1 and is" in run("--from", "old.json")[2]
     assert "numpy" not in run("--from", "output.json")[2]
+
+
+def test_what_a_record_chose_is_told_where_it_cannot_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(*NULL, "-p", "a", "--sidecar")[0] == 0
+    whole = sidecar.read("output.json") | {"model": "nano"}
+    reason = "OpenVINO is not installed; pip install 'sa3-runtime[openvino]'"
+    monkeypatch.setattr(OpenVinoBackend, "why_not", lambda *_: reason)
+    sidecar.write("other.json", whole | {"backend": "openvino", "precision": "bf16"})
+    code, _, err = run("--from", "other.json")
+    assert code == 4
+    assert err == (
+        f"sa3: backend openvino cannot run nano: {reason}; the record chose backend openvino, device cpu, "
+        "precision bf16, and --backend auto runs it with what is here\n"
+    )
+    code, _, err = run("--from", "other.json", "--precision", "fp32", "--device", "cpu")
+    assert code == 4 and "; the record chose backend openvino, and --backend auto" in err
+    code, _, err = run("--from", "other.json", "--backend", "openvino")
+    assert code == 4 and "the record" not in err
+    assert run("--from", "other.json", "--backend", "auto")[0] == 0
+    sidecar.write("other.json", whole | {"backend": "tpu"})
+    code, _, err = run("--from", "other.json")
+    assert code == 2 and err.startswith("sa3: no backend 'tpu'; ") and "the record chose backend tpu, " in err
 
 
 # Records nobody should believe
