@@ -102,7 +102,7 @@ FINISH: Fields = {"limiter": maybe(NUMBER), "rate": maybe(WHOLE), "channels": ma
 USE: Fields = {"index": WHOLE, "interval": PAIR, "skip_layers": maybe(TEXT)}
 ADAPTER: Fields = {"path": TEXT, "sha256": maybe(TEXT), "strength": NUMBER}
 INPUT: Fields = {"path": maybe(TEXT), "sha256": maybe(TEXT)}
-OUTPUT: Fields = {"format": maybe(TEXT), "bits": maybe(TEXT)}
+OUTPUT: Fields = {"file": maybe(TEXT), "format": maybe(TEXT), "bits": maybe(TEXT)}
 
 
 def check(record: Mapping[str, Any]) -> None:

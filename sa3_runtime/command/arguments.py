@@ -105,7 +105,10 @@ def _generate(commands: Commands) -> None:
     sound.add_argument(
         "--save-latents", type=Path, metavar="PATH.npy", help="also write what was decoded, padding included"
     )
-    sound.add_argument("--sidecar", **_switch("also write a .json beside the sound; its tags hold the same (off)"))
+    sound.add_argument(
+        "--sidecar",
+        **_switch("also write a .json beside the sound, in no other sound's place; its tags hold the same (off)"),
+    )
     _talk(one)
 
 

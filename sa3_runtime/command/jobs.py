@@ -146,7 +146,7 @@ def prepare(args: Namespace) -> Job:
     job = Job(recipe=recipe, wanted=wanted, named=frozenset(draft["request"]), base=base)
     config = known_config(recipe.opening.model, recipe.opening.revision)
     if config is not None:
-        job.targets(plan(job.request(config), config))
+        outputs.keep_others(job.targets(plan(job.request(config), config)))
     return job
 
 
@@ -172,7 +172,7 @@ def generate(job: Job, listener: Listener) -> Result:
     spent: dict[str, float] = {}
     with opened(job.recipe.opening, spent, listener) as pipeline:
         request = job.request(pipeline.config, pipeline.limits)
-        job.targets(plan(request, pipeline.config))
+        outputs.keep_others(job.targets(plan(request, pipeline.config)))
         generation = pipeline.generate(request, Watch(progress=listener.progress), last=True)
         result = Result(
             model=pipeline.source.name, support=pipeline.engine.support, seconds=spent | dict(generation.seconds_spent)
@@ -193,7 +193,7 @@ def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result,
         if index == items[0] and job.base is not None:
             for difference in record.differences(job.base, made):
                 listener.warn(difference)
-        made["output"] = {"format": job.wanted.format, "bits": job.wanted.bits}
+        made["output"] = {"file": target.sound.name, "format": job.wanted.format, "bits": job.wanted.bits}
         sound = generation.clip(index)
         for warning in outputs.write(job.wanted, target, sound, generation.latents[index], made):
             listener.warn(warning)

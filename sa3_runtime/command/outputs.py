@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -81,14 +81,50 @@ def targets(wanted: Output, items: int) -> list[Target]:
     for index in range(items):
         sound = wanted.path if items == 1 else numbered(wanted.path, index)
         latents = wanted.latents if items == 1 or wanted.latents is None else numbered(wanted.latents, index)
-        beside = sound.with_suffix(".json") if sound.suffix else sound.with_name(f"{sound.name}.json")
-        found.append(Target(sound=sound, sidecar=beside if wanted.sidecar else None, latents=latents))
+        found.append(Target(sound=sound, sidecar=_sidecar_of(sound) if wanted.sidecar else None, latents=latents))
     paths = [path for target in found for path in target.paths]
     for path, times in Counter(paths).items():
         if times > 1:
             raise InvalidRequest(f"{os.fspath(path)!r} would be written twice; give the outputs different names")
         check_writable(path)
     return found
+
+
+def _sidecar_of(sound: Path) -> Path:
+    return sound.with_suffix(".json") if sound.suffix else sound.with_name(f"{sound.name}.json")
+
+
+def keep_others(found: Iterable[Target]) -> None:
+    """Refuses a sidecar in place of what is no record, or is the record of another sound that is still there.
+
+    To be asked before anything is computed, for a refusal afterwards would lose that.
+    """
+    advice = "choose another name with -o, or leave --sidecar out: the sound's tags hold its record too"
+    for target in found:
+        if target.sidecar is None or not target.sidecar.exists():
+            continue
+        name = os.fspath(target.sidecar)
+        try:
+            made = record.read(target.sidecar)
+        except InvalidRequest as e:
+            raise InvalidRequest(f"--sidecar would replace {name!r}, which is no record of a sound; {advice}") from e
+        other = _recorded_sound(target.sidecar, made)
+        if other is not None and not (target.sound.exists() and other.samefile(target.sound)):
+            raise InvalidRequest(
+                f"--sidecar would replace {name!r}, the record of {os.fspath(other)!r}, which is still there; {advice}"
+            )
+
+
+def _recorded_sound(path: Path, made: Mapping[str, Any]) -> Path | None:
+    """The sound that a sidecar belongs to, where that is still beside it."""
+    output: Mapping[str, Any] = made.get("output") or {}
+    # Where both were renamed, or the record is older, its format tells.
+    for name in (output.get("file"), f"{path.stem}.{output.get('format')}"):
+        with suppress(OSError, ValueError):  # no name that a file can have
+            sound = path.with_name(name or "")
+            if _sidecar_of(sound) == path and sound.is_file():
+                return sound
+    return None
 
 
 def numbered(path: Path, index: int) -> Path:

@@ -457,6 +457,66 @@ def test_other_exceptions_are_not_swallowed(run: Run, monkeypatch: pytest.Monkey
         run("generate", *MODEL, *SHORT, "-p", "a")
 
 
+# Sidecars
+
+ADVICE = "choose another name with -o, or leave --sidecar out: the sound's tags hold its record too\n"
+
+
+@pytest.fixture
+def sidecars(run: Run) -> Callable[..., tuple[int, str, str]]:
+    return lambda *argv: run("generate", *MODEL, *SHORT, "--sidecar", "-q", *argv)
+
+
+def test_the_record_of_another_sound_is_not_lost(sidecars: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sidecars("-p", "a", "-o", "song.wav")[0] == 0
+    first = Path("song.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(null.NullEngine, "run", lambda *_: pytest.fail("it was computed first"))
+        said = f"sa3: --sidecar would replace 'song.json', the record of 'song.wav', which is still there; {ADVICE}"
+        assert sidecars("-p", "b", "-o", "song.flac") == (2, "", said)
+        assert sidecars("-p", "b", "-o", "song", "--format", "wav") == (2, "", said)
+        assert sidecars("--from", "song.json", "-o", "song.flac") == (2, "", said)
+    older = json.loads(first)
+    del older["output"]["file"]
+    for written in (first, json.dumps(older).encode()):
+        Path("song.json").write_bytes(written)
+        assert sidecars("-p", "b", "-o", "song.flac")[0] == 2
+        assert Path("song.json").read_bytes() == written
+    Path("song.wav").unlink()
+    assert sidecars("-p", "b", "-o", "song.flac")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 5000, "a\0b", "other.wav"])
+def test_a_record_that_names_no_sound_beside_it_may_go(sidecars: Run, name: str) -> None:
+    Path("song.json").write_text(json.dumps({"schema": 1, "output": {"file": name, "format": name}}))
+    tone(Path("other.wav"))
+    assert sidecars("-p", "a", "-o", "song.wav")[0] == 0
+
+
+def test_a_sidecar_takes_its_own_place(sidecars: Run) -> None:
+    assert sidecars("-p", "a", "-o", "rain.flac")[0] == 0
+    assert sidecars("-p", "a", "-o", "rain.flac")[0] == 0
+    assert sidecars("--from", "rain.json", "-o", "rain.flac")[0] == 0
+    Path("rain.flac").rename("hail.flac")
+    Path("rain.json").rename("hail.json")
+    assert sidecars("-p", "a", "-o", "hail.flac")[0] == 0
+    assert sidecars("-p", "a", "-o", "clip", "--format", "wav")[0] == 0
+    assert "the record of 'clip', which" in sidecars("-p", "a", "-o", "clip.wav")[2]
+
+
+@pytest.mark.parametrize("content", [b"{}", b"", b"\xff", b'{"schema": 99}', b"[1]", b'{"schema": 1, "output": 3}'])
+def test_a_json_that_is_no_record_is_not_lost(sidecars: Run, content: bytes) -> None:
+    Path("song.json").write_bytes(content)
+    said = f"sa3: --sidecar would replace 'song.json', which is no record of a sound; {ADVICE}"
+    assert sidecars("-p", "a", "-o", "song.wav") == (2, "", said)
+    assert Path("song.json").read_bytes() == content
+    assert sidecars("-p", "a", "-o", "song.wav", "--batch-size", "2")[0] == 0  # song_0.json and song_1.json
+    assert sidecars("-p", "a", "-o", "song.wav", "--no-sidecar")[0] == 0
+    Path("song.json").unlink()
+    Path("song_1.json").write_bytes(content)
+    assert "replace 'song_1.json', which is no record" in sidecars("-p", "a", "b", "-o", "song.wav")[2]
+
+
 # Writing
 
 

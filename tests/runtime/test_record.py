@@ -167,7 +167,7 @@ def test_every_format_carries_it(run: Run, suffix: str) -> None:
     found = record.read(Path(f"clip.{suffix}"))
     assert found == record.read(Path("clip.json"))
     assert found["request"]["prompt"] == prompt
-    assert found["output"] == {"format": suffix, "bits": None}
+    assert found["output"] == {"file": f"clip.{suffix}", "format": suffix, "bits": None}
     tags = audio.read_metadata(f"clip.{suffix}")
     assert (tags["title"], tags["date"]) == (prompt, found["created"][:10])
 
