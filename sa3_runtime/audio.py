@@ -180,6 +180,16 @@ def format_for(path: str | os.PathLike[str], format: str | None = None) -> str:
     return chosen
 
 
+def check_rate(rate: int, format: str) -> None:
+    """For a rate that somebody names, which `encode` would turn into the next one that the format holds."""
+    rates = FORMATS[format].rates
+    if rates and rate not in rates:
+        held = ", ".join(map(str, rates))
+        raise InvalidRequest(f"{format} does not hold {rate} Hz; choose from {held}, or write wav or flac")
+    if format == "flac" and (rate > 655_350 or (rate > 65_535 and rate % 10)):
+        raise InvalidRequest(f"flac does not hold {rate} Hz; it holds up to 65535 Hz, and tens of Hz up to 655350")
+
+
 def encode(
     sound: Sound,
     format: str,

@@ -235,7 +235,13 @@ def _sound(one: Parser, *, limiter: str) -> Any:
     group.add_argument(
         "--limiter", type=_limiter, metavar="DBTP|off", help=f"turn down what peaks over this; off clips ({limiter})"
     )
-    group.add_argument("--sample-rate", type=int, dest="rate", metavar="HZ", help="(the model's)")
+    group.add_argument(
+        "--sample-rate",
+        type=int,
+        dest="rate",
+        metavar="HZ",
+        help="one that the format holds (the model's; in mp3, ogg and opus, the next one up that those hold)",
+    )
     group.add_argument("--channels", type=int, choices=(1, 2), help="(the model's)")
     return group
 

@@ -139,7 +139,8 @@ def prepare(args: Namespace) -> Job:
         args.bits,
         sidecar=bool(args.sidecar),
         latents=args.save_latents,
-        like=(base or {}).get("output"),
+        rate=args.rate,
+        base=base,
     )
     outputs.targets(wanted, 1)
     recipe = record.from_record(draft, None if args.record is None else args.record.parent)
@@ -243,7 +244,7 @@ def encode(args: Namespace, listener: Listener) -> Result:
 
 
 def decode(args: Namespace, listener: Listener) -> Result:
-    wanted = outputs.output(args.output, args.format, args.bits)
+    wanted = outputs.output(args.output, args.format, args.bits, rate=args.rate)
     (target,) = outputs.targets(wanted, 1)
     how, spent = Finish(**drafts.finish(args, {}, None)), dict[str, float]()
     if args.seconds is not None and not 0 < args.seconds < math.inf:

@@ -59,15 +59,24 @@ def output(
     *,
     sidecar: bool = False,
     latents: Path | None = None,
-    like: Mapping[str, Any] | None = None,
+    rate: int | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> Output:
-    """Refuses names and depths that cannot be; `like` is what a recorded clip was written as."""
-    like = like or {}
+    """Refuses names, depths and rates that cannot be.
+
+    rate: the one a flag names. base: the record of the clip that is made again; its rate was named for its own format,
+    where it may have been resampled, and is made so again.
+    """
+    like: Mapping[str, Any] = (base or {}).get("output") or {}
     if path is None:
         path = Path(f"output.{format or like.get('format') or 'wav'}")
     known = audio.format_for(path, format)
     if bits is None and like.get("bits") in audio.FORMATS[known].bits:
         bits = like["bits"]
+    if rate is None and base is not None and like.get("format") not in (None, known):
+        rate = ((base.get("request") or {}).get("finish") or {}).get("rate")
+    if rate is not None:
+        audio.check_rate(rate, known)
     # A few samples written for trial tell what the encoder will not take before anything is computed.
     audio.encode(Sound(np.zeros((1, 64), np.float32), 48000), known, bits)  # pyright: ignore[reportArgumentType]
     if latents is not None:

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,18 @@ def test_rates_a_format_lacks_are_resampled(tmp_path: Path, format: str, rate: i
     got, rates = audio.read(path), FORMATS[format].rates
     assert got.rate == rate if not rates or rate in rates else got.rate in rates
     assert abs(got.seconds - 1) < 1e-3
+
+
+@pytest.mark.parametrize("rate", [1000, 8000, 44100, 65535, 65536, 65540, 123450, 655350, 655360, 1_000_000])
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_a_rate_is_held_or_refused(format: str, rate: int) -> None:
+    sound = Sound(np.zeros((2, 64), np.float32), rate)
+    try:
+        audio.check_rate(rate, format)
+    except InvalidRequest as e:
+        assert str(e).startswith(f"{format} does not hold {rate} Hz; ")
+    else:
+        assert sf.info(io.BytesIO(audio.encode(sound, format))).samplerate == rate
 
 
 @pytest.mark.parametrize("rate", FORMATS["opus"].rates)

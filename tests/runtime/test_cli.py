@@ -201,6 +201,9 @@ def test_how_the_sound_is_written(run: Run) -> None:
     assert (sound.rate, sound.samples.shape) == (22050, (1, 11025))
     assert run("generate", *MODEL, "--padding-seconds", "1", "-p", "a", "--duration", "0.5", "--keep-tail")[0] == 0
     assert audio.read("output.wav").seconds > 1.4
+    for name, rate, flags in (("a.mp3", 22050, ["--sample-rate", "22050"]), ("a.opus", 48000, [])):
+        assert run("generate", *MODEL, *SHORT, "-p", "a", "-o", name, *flags)[0] == 0
+        assert audio.read(name).rate == rate
 
 
 def test_what_a_flag_leaves_open_depends_on_the_model() -> None:
@@ -292,6 +295,10 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
         (["--format", "m4a"], 2, "unknown format 'm4a'"),
         (["-o", "a.mp3", "--bits", "24"], 2, "mp3 has no bit depth '24'"),
         (["-o", "a.flac", "--bits", "32f"], 2, "flac has no bit depth '32f'"),
+        (["-o", "a.mp3", "--sample-rate", "96000"], 2, "mp3 does not hold 96000 Hz; choose from 16000, .*, 48000, or"),
+        (["-o", "a.opus", "--sample-rate", "44100"], 2, "opus does not hold 44100 Hz; choose from 8000, .*, 48000, or"),
+        (["-o", "a.flac", "--sample-rate", "700000"], 2, "flac does not hold 700000 Hz; it holds up to 65535 Hz"),
+        (["-o", "a.flac", "--sample-rate", "70001"], 2, "flac does not hold 70001 Hz; .*, and tens of Hz up to 655350"),
         (["-o", "nowhere/a.wav"], 6, "the folder '.*/nowhere' does not exist"),
         (["-o", "/proc/a.wav"], 6, "cannot write '/proc/a.wav'"),
         (["-o", "folder.wav"], 6, "it is a folder"),
@@ -735,6 +742,7 @@ def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
         (["decode", "z.npy", "--duration", "inf"], 2),
         (["doctor", "--model", "~nobody-here/x"], 3),
         (["decode", "z.npy", "--threads", "0"], 2),
+        (["decode", "z.npy", "-o", "a.mp3", "--sample-rate", "8000"], 2),
         (["decode", "z.npy", "--precision", "fp8"], 2),
         (["encode", "in.wav", "--backend", "tpu"], 2),
         (["encode", "in.wav", "--precision", "fp8"], 2),

@@ -356,6 +356,20 @@ def test_flags_override_what_belongs_together() -> None:
     assert opened("--no-half").precision == "fp32"
 
 
+def test_a_rate_that_was_once_resampled_is_made_again(run: Run) -> None:
+    assert run(*NULL, "-p", "a", "-o", "a.mp3", "--sidecar")[0] == 0
+    older = sidecar.read("a.json")
+    older["request"]["finish"]["rate"] = 96000
+    sidecar.write("a.json", older)
+    assert run("--from", "a.json", "-o", "b.mp3")[0] == 0
+    assert audio.read("b.mp3").rate == 48000
+    assert run("--from", "a.json", "-o", "b.wav")[0] == 0
+    assert audio.read("b.wav").rate == 96000
+    code, _, err = run("--from", "a.json", "-o", "b.opus")  # which nobody has ever made
+    assert code == 2 and err.startswith("sa3: opus does not hold 96000 Hz; choose from 8000, ")
+    assert run("--from", "a.json", "-o", "b.opus", "--sample-rate", "48000")[0] == 0
+
+
 def test_other_versions_are_pointed_out(run: Run, tmp_path: Path) -> None:
     assert run(*NULL, "-p", "a", "--sidecar")[0] == 0
     found = sidecar.read("output.json")
