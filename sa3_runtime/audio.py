@@ -104,16 +104,25 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return {name: tags.without_library(text) for name, text in found.items() if name in tags.NAMES}
 
 
+def check_kind(path: Path, what: str = "audio file") -> None:
+    """Refuses what is there and no file."""
+    if path.is_dir():
+        raise AudioFileError(f"{os.fspath(path)!r} is a folder, not an {what}")
+    if path.exists() and not path.is_file():
+        raise AudioFileError(
+            f"{os.fspath(path)!r} is a pipe or a device, and an {what} is read more than once; save it as a file first"
+        )
+
+
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Generator[sf.SoundFile]:
     name = repr(os.fspath(path))
     try:
+        check_kind(Path(path))  # before it is opened, which a pipe takes once
         with Path(path).open("rb"):  # libsndfile has one message for every reason
             pass
     except FileNotFoundError as e:
         raise AudioFileError(f"there is no audio file {name}") from e
-    except IsADirectoryError as e:
-        raise AudioFileError(f"{name} is a folder, not an audio file") from e
     except (OSError, ValueError) as e:
         raise AudioFileError(f"cannot read {name}: {getattr(e, 'strerror', None) or e}") from e
     unusable = AudioFileError(

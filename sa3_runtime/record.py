@@ -401,6 +401,7 @@ def _found(entry: Any, folder: Path | None, what: str) -> InputFile:
                 return InputFile(path=place, sha256=sums[place], written=written)
     if sums:
         raise InvalidRequest(f"{what} {written!r} is not what it was when the record was made; name the file to use")
+    audio.check_kind(Path(written), what)
     missing = f"there is no {what} {written!r}"
     if recorded:
         missing += ", as seen from the record's folder or from here; name the file to use"

@@ -325,6 +325,9 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
         (["--limiter", "3"], 2, "the limiter's ceiling is 3.0 dBTP"),
         (["--sample-rate", "10"], 2, "output rate is 10 Hz"),
         (["--init-audio", "missing.wav"], 2, "there is no audio file 'missing.wav'"),
+        (["--init-audio", "folder.wav"], 2, "'folder.wav' is a folder, not an audio file"),
+        (["--continue", "/dev/null"], 2, "'/dev/null' is a pipe or a device, and an audio file is read more than once"),
+        (["--lora-ckpt-path", "folder.wav"], 2, "'folder.wav' is a folder, not an adapter"),
         (["--init-audio", "text.wav"], 2, "cannot read .*text.wav"),
         (["--inpaint-audio", "in.wav"], 2, "--inpaint-audio needs --inpaint-start and --inpaint-end"),
         (["--inpaint-start", "1", "--inpaint-end", "2"], 2, "need --inpaint-audio"),
@@ -718,6 +721,16 @@ def test_latents_that_are_none(run: Run, tmp_path: Path, content: Any, said: str
     code, out, err = run("decode", "z.npy", *MODEL)
     assert (code, out) == (2, "")
     assert re.fullmatch(f"sa3: .*{said}.*\n", err)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes")
+@pytest.mark.usefixtures("unopened")
+def test_sound_from_a_pipe_is_refused(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")  # which waits for a writer if it is opened
+    said = "'pipe.wav' is a pipe or a device, and an audio file is read more than once; save it as a file first\n"
+    assert run("encode", "pipe.wav", *MODEL) == (2, "", f"sa3: {said}")
+    assert run("generate", "-p", "a", *MODEL, "--init-audio", "pipe.wav") == (2, "", f"sa3: {said}")
+    assert run("generate", "--from", "pipe.wav") == (2, "", f"sa3: {said}")
 
 
 def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
