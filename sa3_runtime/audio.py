@@ -104,13 +104,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return {name: tags.without_library(text) for name, text in found.items() if name in tags.NAMES}
 
 
-def check_kind(path: Path, what: str = "audio file") -> None:
+def check_kind(path: Path, what: str = "an audio file") -> None:
     """Refuses what is there and no file."""
     if path.is_dir():
-        raise AudioFileError(f"{os.fspath(path)!r} is a folder, not an {what}")
+        raise AudioFileError(f"{os.fspath(path)!r} is a folder, not {what}")
     if path.exists() and not path.is_file():
         raise AudioFileError(
-            f"{os.fspath(path)!r} is a pipe or a device, and an {what} is read more than once; save it as a file first"
+            f"{os.fspath(path)!r} is a pipe or a device, and {what} is read more than once; save it as a file first"
         )
 
 
@@ -182,6 +182,8 @@ def format_for(path: str | os.PathLike[str], format: str | None = None) -> str:
     suffix = Path(path).suffix.lower().removeprefix(".")
     chosen = suffix if format is None else format.lower().removeprefix(".")
     if chosen not in FORMATS:
+        if format is None and Path(path).name.lower().removeprefix(".") in FORMATS:
+            raise InvalidRequest(f"{os.fspath(path)!r} is an ending without a name; write NAME{Path(path).name}")
         asked = f"{os.fspath(path)!r} has no known suffix" if format is None else f"unknown format {format!r}"
         raise InvalidRequest(f"{asked}; choose from {', '.join(f'.{name}' for name in FORMATS)}")
     if suffix in FORMATS and suffix != chosen:

@@ -401,7 +401,7 @@ def _found(entry: Any, folder: Path | None, what: str) -> InputFile:
                 return InputFile(path=place, sha256=sums[place], written=written)
     if sums:
         raise InvalidRequest(f"{what} {written!r} is not what it was when the record was made; name the file to use")
-    audio.check_kind(Path(written), what)
+    audio.check_kind(Path(written), f"an {what}")
     missing = f"there is no {what} {written!r}"
     if recorded:
         missing += ", as seen from the record's folder or from here; name the file to use"
@@ -472,7 +472,7 @@ def read(path: Path) -> dict[str, Any]:
         comment = audio.read_metadata(path).get("comment", "")
         if not comment.startswith("{"):
             raise InvalidRequest(f"{os.fspath(path)!r} does not carry a record of how it was made")
-        found = sidecar.loads(comment, os.fspath(path))
+        found = sidecar.loads(comment, f"the record in {os.fspath(path)!r} is damaged")
     try:
         fields.check(found)
     except InvalidRequest as e:

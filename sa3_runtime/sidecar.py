@@ -37,25 +37,42 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The record without its schema number, so that what was written comes back."""
     name = os.fspath(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        content = Path(path).read_bytes()
     except OSError as e:
         raise InvalidRequest(f"cannot read {name!r}: {e.strerror or e}") from e
-    except ValueError as e:  # not UTF-8, a NUL in the path
-        raise InvalidRequest(f"{name!r} is not a sidecar: it does not hold JSON ({e})") from e
-    return loads(text, name)
+    except ValueError as e:  # a NUL
+        raise InvalidRequest(f"cannot read {name!r}: no file has such a name") from e
+    wrong = f"{name!r} is not a sidecar"
+    try:
+        return loads(content.decode("utf-8-sig"), wrong)
+    except UnicodeDecodeError as e:
+        raise InvalidRequest(f"{wrong}: it is not text in UTF-8") from e
 
 
-def loads(text: str, name: str) -> dict[str, Any]:
+def loads(text: str, wrong: str) -> dict[str, Any]:
+    """wrong: how a sentence begins that says what `text` is not."""
     try:
         record = json.loads(text)
-    except (ValueError, RecursionError) as e:  # nested too deep
-        raise InvalidRequest(f"{name!r} is not a sidecar: it does not hold JSON ({e})") from e
+    except json.JSONDecodeError as e:
+        raise InvalidRequest(f"{wrong}: {_where(e)}") from e
+    except RecursionError as e:
+        raise InvalidRequest(f"{wrong}: it is nested too deep") from e
+    except ValueError as e:  # of more digits than Python reads
+        raise InvalidRequest(f"{wrong}: it holds a number that is too long") from e
     schema = record.pop("schema", None) if isinstance(record, dict) else None
     if type(schema) is not int or schema < 1:
-        raise InvalidRequest(f"{name!r} is not a sidecar: it has no 'schema' number, so this toolkit did not write it")
+        raise InvalidRequest(f"{wrong}: it has no 'schema' number, so this toolkit did not write it")
     if schema > SCHEMA:
-        raise InvalidRequest(f"{name!r} has schema {schema}, newer than the {SCHEMA} read here; update sa3-runtime")
+        raise InvalidRequest(f"{wrong}: its schema is {schema}, newer than the {SCHEMA} read here; update sa3-runtime")
     return record
+
+
+def _where(error: json.JSONDecodeError) -> str:
+    if not error.doc.strip():
+        return "it is empty"
+    if error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string"):
+        return "it breaks off before its end"
+    return f"it is no JSON from line {error.lineno}, column {error.colno} on"
 
 
 def _plain(value: object) -> object:

@@ -207,6 +207,7 @@ def read_npy(path: Path, channels: int) -> np.ndarray:
     """(channels, frames), or (1, channels, frames), as (1, channels, frames)."""
     name = os.fspath(path)
     try:
+        audio.check_kind(path, "a .npy file")
         # Mapped, so that a header cannot claim more than the file holds; this reader knows no pickles.
         stored = np.lib.format.open_memmap(path, mode="r")
     except OSError as e:

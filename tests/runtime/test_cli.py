@@ -291,6 +291,7 @@ def test_sound_to_start_from(run: Run, tmp_path: Path) -> None:
     [
         (["-o", "clip.xyz"], 2, "'clip.xyz' has no known suffix; choose from .wav, .flac, .mp3, .ogg, .opus"),
         (["-o", "clip"], 2, "no known suffix"),
+        (["-o", ".wav"], 2, "'.wav' is an ending without a name; write NAME.wav"),
         (["-o", "clip.wav", "--format", "mp3"], 2, "ends in .wav but the format asked for is mp3"),
         (["--format", "m4a"], 2, "unknown format 'm4a'"),
         (["-o", "a.mp3", "--bits", "24"], 2, "mp3 has no bit depth '24'"),
@@ -731,6 +732,14 @@ def test_sound_from_a_pipe_is_refused(run: Run, tmp_path: Path) -> None:
     assert run("encode", "pipe.wav", *MODEL) == (2, "", f"sa3: {said}")
     assert run("generate", "-p", "a", *MODEL, "--init-audio", "pipe.wav") == (2, "", f"sa3: {said}")
     assert run("generate", "--from", "pipe.wav") == (2, "", f"sa3: {said}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes")
+@pytest.mark.usefixtures("unopened")
+def test_latents_from_a_pipe_are_refused(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "z.npy")
+    said = "'z.npy' is a pipe or a device, and a .npy file is read more than once; save it as a file first\n"
+    assert run("decode", "z.npy", *MODEL) == (2, "", f"sa3: {said}")
 
 
 def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:

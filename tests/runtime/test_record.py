@@ -182,6 +182,14 @@ def test_a_long_record_is_left_out_of_the_tags() -> None:
     audio.encode(Sound(np.zeros((2, 100), np.float32), 44100), "opus", metadata=tags)
 
 
+def test_a_record_that_another_tool_cut_off_is_damaged(run: Run) -> None:
+    assert run(*NULL, "-p", "a")[0] == 0
+    comment = audio.read_metadata("output.wav")["comment"]
+    audio.write("cut.wav", audio.read("output.wav"), metadata={"comment": comment[:255]})
+    code, _, err = run("--from", "cut.wav")
+    assert (code, err) == (2, "sa3: the record in 'cut.wav' is damaged: it breaks off before its end\n")
+
+
 def test_sound_that_was_in_no_file_cannot_be_used_again() -> None:
     found = made(prompt="a", seconds=0.5, padding_seconds=0.0, init_audio=Sound(np.ones((2, 100), np.float32), 44100))
     assert found["inputs"] == {"init_audio": {"path": None}}

@@ -43,6 +43,25 @@ def test_what_is_not_a_sidecar_is_refused(tmp_path: Path, content: bytes) -> Non
         sidecar.read(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"{", "it breaks off before its end"),
+        (b'{"schema": 1,\n "a" 2}', "it is no JSON from line 2, column 6 on"),
+        (b"\xff\xfe\x00", "it is not text in UTF-8"),
+        (b"[" * 100_000, "it is nested too deep"),
+        (b"[" + b"1" * 5000 + b"]", "it holds a number that is too long"),
+        (b"[]", "it has no 'schema' number, so this toolkit did not write it"),
+    ],
+)
+def test_why_it_is_none_is_said_in_plain_words(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InvalidRequest) as refused:
+        sidecar.read(tmp_path / "a.json")
+    assert str(refused.value).endswith(f"a.json' is not a sidecar: {said}")
+
+
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"schema": 2}')
     with pytest.raises(InvalidRequest, match="newer than the 1 read here"):
@@ -54,5 +73,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         sidecar.read(tmp_path / "a.json")
     with pytest.raises(InvalidRequest, match="cannot read"):
         sidecar.read(tmp_path)
+    with pytest.raises(InvalidRequest, match="no file has such a name"):
+        sidecar.read("a\0b.json")
     with pytest.raises(OutputError, match="does not exist"):
         sidecar.write(tmp_path / "missing" / "a.json", {})
