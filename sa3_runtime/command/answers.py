@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sa3_engines import console
-from sa3_engines.errors import BackendUnavailable
+from sa3_engines.errors import BackendUnavailable, Cancelled, Sa3Error
 from sa3_engines.tiers import EXACT
 from sa3_runtime.command import arguments, cores
 
@@ -24,9 +24,27 @@ NAME = "sa3"
 
 def run(argv: Sequence[str] | None) -> int:
     args = arguments.parse(argv)
-    if getattr(args, "cores", None) is not None:
-        cores.pin(args.cores)
-    return COMMANDS[args.command](args)
+    with _failing_in_json() if args.json else nullcontext():
+        if getattr(args, "cores", None) is not None:
+            cores.pin(args.cores)
+        return COMMANDS[args.command](args)
+
+
+@contextmanager
+def _failing_in_json() -> Generator[None]:
+    """What fails is told on stdout as well, so that whoever reads that finds an object there every time."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads it
+        raise
+    except (KeyboardInterrupt, Exception) as e:
+        if console._from_interrupt(e):  # pyright: ignore[reportPrivateUsage]: as `console.run` tells it
+            arguments.failed_in_json("interrupted", Cancelled.exit_code)
+        elif isinstance(e, Sa3Error):
+            arguments.failed_in_json(str(e), e.exit_code)
+        else:  # a traceback follows
+            arguments.failed_in_json(f"{type(e).__name__}: {e}", Sa3Error.exit_code)
+        raise
 
 
 # generate, encode, decode

@@ -4,12 +4,16 @@ A flag that is not given leaves None: what it then means depends on the model or
 """
 
 import argparse
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from sa3_engines.flags import Parser, Version
+from sa3_engines import console
+from sa3_engines.errors import InvalidRequest, OutputError
+from sa3_engines.flags import REQUIRED, Parser, Version
 
 EXIT_CODES = """\
 exit codes:
@@ -24,6 +28,7 @@ exit codes:
   141  whatever read the output went away
 """
 FORMATS = "wav, flac, mp3, ogg, opus"
+IN_JSON = 'one JSON object on stdout, and nothing else there; if it fails, {"error": SENTENCE, "exit_code": N}'
 
 Commands = Any  # argparse's own type of it is private
 
@@ -32,8 +37,31 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser().parse_args(argv)
 
 
+def failed_in_json(sentence: str, exit_code: int) -> None:
+    """Besides what is said on stderr; where nobody can be told this way, that is all."""
+    with contextlib.suppress(OutputError):
+        console.out(json.dumps({"error": sentence, "exit_code": exit_code}))
+
+
+class _Parser(Parser):
+    """Its errors are told in JSON too, where that is among the flags."""
+
+    in_json = False
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]: as in what it overrides
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        self.in_json = "--json" in (sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if self.in_json:
+            failed_in_json(message.replace(REQUIRED, "missing: "), InvalidRequest.exit_code)
+        super().error(message)
+
+
 def parser() -> Parser:
-    top = Parser(
+    top = _Parser(
         prog="sa3",
         description="Stable Audio 3: from a prompt to sound, on this machine.",
         epilog=f"Each command has its own --help.\n\n{EXIT_CODES}",
@@ -172,7 +200,7 @@ def _decode(commands: Commands) -> None:
 
 def _models(commands: Commands) -> None:
     one = _command(commands, "models", "list the models known by name, and which are on this machine")
-    one.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    one.add_argument("--json", action="store_true", help=IN_JSON)
 
 
 def _doctor(commands: Commands) -> None:
@@ -181,7 +209,7 @@ def _doctor(commands: Commands) -> None:
     )
     one.add_argument("--model", default="nano", help="what to try it with (nano)")
     one.add_argument("--deep", action="store_true", help="a whole generation on every backend and device")
-    one.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    one.add_argument("--json", action="store_true", help=IN_JSON)
 
 
 # What several commands share
@@ -252,7 +280,7 @@ def _resampler(one: Any) -> None:
 
 def _talk(one: Parser) -> None:
     group = one.add_argument_group("what is said")
-    group.add_argument("--json", action="store_true", help="one JSON object on stdout, and nothing else there")
+    group.add_argument("--json", action="store_true", help=IN_JSON)
     group.add_argument("--progress", **_switch("a progress bar on stderr (when that is a terminal)"))
     group.add_argument("-q", "--quiet", action="store_true", help="errors only")
 

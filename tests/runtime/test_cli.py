@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -180,6 +181,39 @@ def test_json_is_all_there_is_on_stdout(run: Run) -> None:
     assert (told["backend"], told["device"], told["precision"]) == ("null", "cpu", "fp32")
     assert told["warnings"] == ["random weights: for measuring, not for listening"]
     assert set(told["seconds"]) == {"load", "text", "encode", "sample", "decode", "finish", "write"}
+
+
+def failure(run: Run, *argv: str) -> tuple[str, int]:
+    """What a failing command says in JSON, which is what it says on stderr and how it exits."""
+    code, out, err = run(*argv, "--json")
+    told = json.loads(out)
+    assert (set(told), out.count("\n"), told["exit_code"]) == ({"error", "exit_code"}, 1, code)
+    assert told["error"] in err.splitlines()[-1]
+    return told["error"], code
+
+
+def test_what_fails_is_told_in_json_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert failure(run, "encode", "missing.wav") == ("there is no audio file 'missing.wav'", 2)
+    assert failure(run, "decode", "missing.npy")[1] == 2
+    assert failure(run, "generate", "-p", "x", "-o", "nowhere/a.wav")[1] == 6
+    assert failure(run, "generate", "-p", "x", *MODEL, "--device", "cuda")[1] == 4
+    assert failure(run, "doctor", "--model", "~nobody-here/x")[1] == 3
+    assert failure(run, "generate", "--steps", "x") == ("argument --steps: 'x' is not a whole number", 2)
+    assert failure(run, "encode") == ("missing: AUDIO", 2)
+    assert failure(run, "generate", "-p", "x", "--cores", "")[1] == 2
+    assert failure(run, "sing")[1] == 2
+    for reason, code in ((KeyboardInterrupt(), 130), (OutputError("the disk is full"), 6)):
+        monkeypatch.setattr(null.NullEngine, "run", Mock(side_effect=reason))
+        assert failure(run, "generate", *MODEL, *SHORT, "-p", "a") == (str(reason) or "interrupted", code)
+
+
+def test_a_bug_is_told_in_json_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(null.NullEngine, "run", Mock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        run("generate", *MODEL, *SHORT, "-p", "a", "--json")
+    assert json.loads(capsys.readouterr().out) == {"error": "RuntimeError: a bug", "exit_code": 1}
 
 
 def test_quiet_says_nothing(run: Run, tmp_path: Path) -> None:
