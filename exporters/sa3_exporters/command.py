@@ -55,7 +55,8 @@ def parser() -> Parser:
     )  # fmt: skip
     p.add_argument(
         "--out", type=Path, metavar="DIR", help="the bundle's folder; the model's own folder adds graphs to it "
-        "(default: one under ~/.cache/sa3-runtime/bundles, where the model's name finds it)"
+        "(default: one under ~/.cache/sa3-runtime/bundles, where the model's name finds it). Large weights in it are "
+        "the model's own files where the disk allows (hard links), and not copies"
     )  # fmt: skip
     p.add_argument("--push", metavar="OWNER/NAME", help="then upload the bundle to this repository on the hub")
     p.add_argument("--private", action="store_true", help="with --push: the repository is made private if it is new")
@@ -107,7 +108,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace, recipe: Recipe, watch: Drawn) -> int:
-    from sa3_exporters import build, forecast
+    from sa3_exporters import build, forecast, placing
 
     current = f"{recipe.out} is already current; --force exports it again"
     build.check_target(recipe)
@@ -122,6 +123,10 @@ def _export(args: argparse.Namespace, recipe: Recipe, watch: Drawn) -> int:
     built = build.build(recipe, watch, force=args.force)
     watch.close()
     console.out(current if built is None else f"{table(built)}\n{recipe.out}  {built.bundle.id}")
+    if built is not None and not recipe.in_place and (names := placing.shared(recipe.source, recipe.out)):
+        console.out(
+            f"{', '.join(names)}: shared with {recipe.source.folder}, not copied; what is written into one is in both"
+        )
     if args.push:
         console.out(f"uploaded to {push.push(recipe.out, args.push, private=args.private, tell=watch.note)}")
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from sa3_engines import models, processor
 from sa3_engines.models import WEIGHTS, Source
 from sa3_engines.tensors import TensorFile
-from sa3_exporters import forms
+from sa3_exporters import forms, placing
 from sa3_exporters.build import Recipe
 from sa3_exporters.targets import Target, Tier
 from stable_audio_3 import checkpoint
@@ -36,8 +37,16 @@ def describe(recipe: Recipe, target: Target, wanted: Sequence[Tier]) -> list[str
         numbers = sum(tensor.numel() for _, part in networks.parts() for tensor in part.state_dict().values())
         lines.append(f"weights    random, of seed {source.seed}, written into the folder, about {4 * numbers:,} bytes")
     elif not recipe.in_place:
-        lines += [f"file       {name}, {path.stat().st_size:,} bytes" for name, path in models.files(source).items()]
+        lines += [_file(name, path, recipe.out) for name, path in models.files(source).items()]
     return lines
+
+
+def _file(name: str, path: Path, out: Path) -> str:
+    above = next(folder for folder in (out, *out.parents) if folder.exists())
+    # Links need one disk; whether it has links shows when one is made.
+    shared = placing.is_large(path) and path.stat().st_dev == above.stat().st_dev
+    how = "shared with the model, takes no space where the disk has hard links" if shared else "copied"
+    return f"file       {name}, {path.stat().st_size:,} bytes, {how}"
 
 
 def _size(recipe: Recipe, tier: Tier) -> int:

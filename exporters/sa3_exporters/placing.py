@@ -1,6 +1,7 @@
 """A checkpoint's own files in a bundle: which they are, what they hash to, and how they get there.
 
-Weights are hard links where the file system allows. Random weights are made and written.
+Large weights are hard links where the file system allows, since a copy would cost gigabytes; all else is a copy, so
+that whoever edits a bundle edits no checkpoint. Random weights are made and written.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from sa3_engines.tensors import TensorFile
 from sa3_exporters.targets import Weight
 from stable_audio_3 import checkpoint, random_weights
 
+LARGE = 64 << 20  # bytes from which weights are shared with the checkpoint
+
 
 def digest(source: Source) -> str:
     """Of everything an export is made from."""
@@ -39,14 +42,32 @@ def place(source: Source, folder: Path) -> None:
     for name, path in models.files(source).items():
         target = folder / name
         target.parent.mkdir(exist_ok=True)
-        try:
-            os.link(path.resolve(), target)
-        except OSError:
+        if not (is_large(path) and _linked(path.resolve(), target)):
             shutil.copyfile(path, target)
     if source.config.dit is None and config.is_full(models.read_json(folder / CONFIG)):
         # An autoencoder taken out of a full checkpoint: the bundle says that it is no more than that.
-        (folder / CONFIG).unlink()
         _write_json(folder / CONFIG, _autoencoder_alone(source.config.raw))
+
+
+def is_large(path: Path) -> bool:
+    return path.name == WEIGHTS and path.stat().st_size >= LARGE
+
+
+def _linked(path: Path, target: Path) -> bool:
+    try:
+        os.link(path, target)
+    except OSError:  # another file system, or one without links
+        return False
+    return True
+
+
+def shared(source: Source, folder: Path) -> list[str]:
+    """The files of a bundle that are the checkpoint's own: what changes the one changes the other."""
+    return [
+        name
+        for name, path in models.files(source).items()
+        if (folder / name).is_file() and (folder / name).samefile(path)
+    ]
 
 
 def _autoencoder_alone(raw: Mapping[str, Any]) -> dict[str, Any]:

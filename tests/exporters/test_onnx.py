@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -353,6 +355,32 @@ def test_random_weights_become_a_checkpoint(tmp_path: Path):
     inputs = graphs.text(source.config.text, ids, np.ones_like(ids))
     expected, got = (TORCH.open(s, ONE).run("text", inputs)["hidden"] for s in (source, placed))
     assert np.array_equal(expected, got)
+
+
+def test_what_is_placed_is_nobody_elses(golden: Path, tmp_path: Path):
+    """Who writes into a bundle's configuration writes into no checkpoint."""
+    source = models.from_folder(golden / "tiny-small")
+    placing.place(source, tmp_path)
+    assert {path.stat().st_nlink for path in tmp_path.rglob("*") if path.is_file()} == {1}
+    assert placing.shared(source, tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "link"), reason="needs hard links")
+def test_large_weights_are_shared_and_said_to_be(
+    golden: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.setattr(placing, "LARGE", 1_000_000)
+    folder, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(golden / "tiny-small", folder, ignore=shutil.ignore_patterns("cases", "loras"))
+    command = ["--model", str(folder), "--target", "onnx", "--precision", "exact,fast", "--out", str(out)]
+    assert cli.main([*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"model\.safetensors, 3,313,612 bytes, shared with the model", said)
+    assert re.search(r"model_config\.json, [\d,]+ bytes, copied\n", said)
+    assert cli.main(command) == 0
+    assert f"\nmodel.safetensors: shared with {folder}, not copied" in capsys.readouterr().out
+    assert (out / "model.safetensors").samefile(folder / "model.safetensors")
+    assert not (out / "model_config.json").samefile(folder / "model_config.json")
 
 
 def test_an_autoencoder_out_of_a_full_checkpoint_says_so(golden: Path, tmp_path: Path):
