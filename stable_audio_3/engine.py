@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sa3_engines import processor
+from sa3_engines import bundle, processor
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import CODEC, GRAPHS, Inputs, Options, Outputs, Ran, Support
@@ -45,7 +45,7 @@ class TorchBackend:
         found = ", ".join(self.devices())
         return f"device {device} is not here; PyTorch sees {found}"
 
-    def why_not_open(self, source: Source) -> str | None:
+    def why_not_open(self, source: Source, precision: str = "auto") -> str | None:
         if source.seed is not None or source.has_weights:
             return None
         return f"{source.folder} holds no model.safetensors"
@@ -81,8 +81,8 @@ class TorchBackend:
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         if precision not in dtypes:
             raise BackendUnavailable(
-                f"the torch engine has no precision {precision!r}; choose from exact, {', '.join(dtypes)}, or export a "
-                f"bundle that has it: sa3-export --model {source.name} --target onnx"
+                f"the torch engine has no precision {precision!r}, only exact, {', '.join(dtypes)}; "
+                f"{bundle.to_run(source, 'onnx', precision)}"
             )
         # By itself torch counts the cores of the machine, also where a container has not the time of all.
         torch.set_num_threads(options.threads or min(torch.get_num_threads(), processor.cores()))

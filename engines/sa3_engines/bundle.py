@@ -18,14 +18,13 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from sa3_engines import files, models, processor, remembered, tiers
+from sa3_engines import advice, files, models, processor, remembered, tiers
 from sa3_engines.engine import CODEC, GRAPHS
 from sa3_engines.errors import BackendUnavailable, BundleError, CheckpointError
 from sa3_engines.models import CONFIG, MANIFEST, NOTICES, TEXT_FILES, WEIGHTS, Source
 
 SCHEMA = 2
 STEPS = 8  # of a usual clip
-HALF = (tiers.HIGH, "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,26 +175,37 @@ def _is_whole(source: Source, found: Bundle) -> bool:
     return set(found.graphs) >= set(GRAPHS if source.config.dit is not None else CODEC)
 
 
-def why_not(source: Source, backend: str) -> str | None:
-    """None where a backend has a bundle of the model; else why not, and what to do."""
+def why_not(source: Source, backend: str, precision: str = "auto") -> str | None:
+    """None where a backend has a bundle of the model; else why not, and what to do for one with that precision."""
     if of(source, backend) is not None:
         return None
-    export = f"run: sa3-export --model {as_typed(source)} --target {backend}"
+    return f"{_missing(source, backend)}; {to_run(source, backend, precision)}"
+
+
+def _missing(source: Source, backend: str) -> str:
     if not source.bundles:
-        what = (
-            "random weights are graphs only once exported" if source.folder is None else f"{source.folder} is no bundle"
-        )
-        return f"{what}; {export}"
+        return "random weights are graphs only once exported" if not source.folder else f"{source.folder} is no bundle"
     if (folder := exported(source, backend)) is not None:
-        return f"{folder} was exported from another {_changed(source, folder, load(folder))}; {export}"
+        return f"{folder} was exported from another {_changed(source, folder, load(folder))}"
     folder = source.bundles[0]
-    return f"{folder} was exported for {', '.join(load(folder).backends)}; {export}"
+    return f"{folder} was exported for {', '.join(load(folder).backends)}"
+
+
+def to_run(source: Source, target: str, precision: str) -> str:
+    """The export that brings a precision. What an earlier one made stays only if it is asked for again."""
+    held: dict[str, set[str]] = {}
+    for folder in source.bundles:
+        with contextlib.suppress(BundleError):
+            found = load(folder)
+            held.setdefault(found.target, set()).update(found.tiers)
+    return advice.export(as_typed(source), target, precision, held, processor.flags())
 
 
 def as_typed(source: Source) -> str:
     """What a user would write for this model."""
-    by_name = source.seed is not None or source.name == "nano" or source.name in models.RELEASED
-    return source.name if by_name else source.repo or str(source.folder)
+    by_name = source.seed is not None or source.name == "nano" or source.name in models.RELEASED or source.repo
+    typed = source.name if by_name else str(source.folder)
+    return f'"{typed}"' if " " in typed else typed
 
 
 def opened(source: Source, backend: str, precision: str, memory: str = "normal") -> tuple[Path, Bundle, str, Tier]:
@@ -204,7 +214,7 @@ def opened(source: Source, backend: str, precision: str, memory: str = "normal")
     """
     folder = of(source, backend, precision)
     if folder is None:
-        raise BackendUnavailable(why_not(source, backend) or "")
+        raise BackendUnavailable(why_not(source, backend, precision) or "")
     found = read(folder)
     have = processor.flags()
     if memory == "low" and precision == "auto":
@@ -212,7 +222,10 @@ def opened(source: Source, backend: str, precision: str, memory: str = "normal")
         name = min(runnable, key=lambda name: tiers.BITS[runnable[name].type], default=None)
         if name is not None:
             return folder, found, name, runnable[name]
-    return folder, found, *choose(found, precision, have, as_typed(source))
+    try:
+        return folder, found, *choose(found, precision, have)
+    except Lacks as e:
+        raise BackendUnavailable(f"{e}; {to_run(source, found.target, precision)}") from e
 
 
 def expected_seconds(source: Source, backend: str, precision: str) -> float:
@@ -230,9 +243,13 @@ def expected_seconds(source: Source, backend: str, precision: str) -> float:
     return tier.clip_seconds if found.measured_on == processor.described() else math.inf
 
 
-def choose(found: Bundle, precision: str, have: Collection[str], model: str = "") -> tuple[str, Tier]:
+class Lacks(BackendUnavailable):
+    """What a bundle does not hold, another export may."""
+
+
+def choose(found: Bundle, precision: str, have: Collection[str]) -> tuple[str, Tier]:
     """The tier that was asked for, by its name or its number type; for `auto` the fastest that keeps what `high`
-    promises. `have` is what the processor can do; `model` what a user would write for the bundle's model.
+    promises. `have` is what the processor can do.
     """
     asked = tiers.ask(precision)
     holds = ", ".join(f"{name} ({tier.type})" for name, tier in found.tiers.items())
@@ -248,21 +265,14 @@ def choose(found: Bundle, precision: str, have: Collection[str], model: str = ""
             "large layers, of which this model has none; take compact"
         )
     if not fitting:
-        target, wanted = found.target, ",".join([*found.tiers, precision])
-        if target == "onnx" and precision in HALF:
-            target, wanted = "openvino", precision  # ONNX Runtime has no half precision on processors
-        raise BackendUnavailable(
-            f"the {found.target} bundle of {found.model} has no precision {precision!r}, only {holds}; "
-            f"run: sa3-export --model {model or found.source.repo or found.model} --target {target} "
-            f"--precision {wanted}"
-        )
+        raise Lacks(f"the {found.target} bundle of {found.model} has no precision {precision!r}, only {holds}")
     runnable = {name: tier for name, tier in fitting.items() if set(tier.instructions) <= set(have)}
     if not runnable:
         name, tier = next(iter(fitting.items()))
         missing = ", ".join(sorted(set(tier.instructions) - set(have)))
-        raise BackendUnavailable(
+        raise Lacks(
             f"precision {name} ({tier.type}) of the {found.target} bundle of {found.model} needs {missing}, which this "
-            f"machine's processor lacks; it holds {holds}: take another, or export on this machine"
+            f"machine's processor lacks; it holds {holds}"
         )
     return min(runnable.items(), key=lambda one: one[1].clip_seconds)
 

@@ -149,8 +149,9 @@ class Backend(Protocol):
         """None when usable here; else a reason fit to show a user, with the fix."""
         ...
 
-    def why_not_open(self, source: Source) -> str | None:
-        """None when this kind of model (checkpoint, bundle, random) can be opened; else why not."""
+    def why_not_open(self, source: Source, precision: str = "auto") -> str | None:
+        """None when this kind of model (checkpoint, bundle, random) can be opened; else why not, and what to do for
+        one in that precision."""
         ...
 
     def open(self, source: Source, options: Options) -> Engine: ...

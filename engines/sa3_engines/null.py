@@ -17,7 +17,7 @@ class NullBackend:
     def why_not(self, device: str = "auto") -> str | None:
         return None if device in ("auto", "cpu") else f"no device {device!r}; this one computes nothing, on cpu"
 
-    def why_not_open(self, source: Source) -> str | None:
+    def why_not_open(self, source: Source, precision: str = "auto") -> str | None:
         return None
 
     def devices(self) -> Sequence[str]:

@@ -75,8 +75,8 @@ class OnnxBackend:
             f"device {device}: ONNX Runtime has no {PROVIDERS[kind]} here, only {', '.join(available)}; {_FIXES[kind]}"
         )
 
-    def why_not_open(self, source: Source) -> str | None:
-        return bundle.why_not(source, self.name)
+    def why_not_open(self, source: Source, precision: str = "auto") -> str | None:
+        return bundle.why_not(source, self.name, precision)
 
     def devices(self) -> list[str]:
         available = _available()
@@ -86,7 +86,7 @@ class OnnxBackend:
         return {"onnxruntime": runtime().__version__}
 
     def open(self, source: Source, options: Options) -> OnnxEngine:
-        for reason in (self.why_not(options.device), self.why_not_open(source)):
+        for reason in (self.why_not(options.device), self.why_not_open(source, options.precision)):
             if reason:
                 raise BackendUnavailable(reason)
         folder, found, tier, made = bundle.opened(source, self.name, options.precision, options.memory)

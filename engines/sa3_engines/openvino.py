@@ -53,8 +53,8 @@ class OpenVinoBackend:
             return None
         return f"device {device}: OpenVINO sees no such device here, only {', '.join(here)}; its driver may be missing"
 
-    def why_not_open(self, source: Source) -> str | None:
-        return bundle.why_not(source, self.name)
+    def why_not_open(self, source: Source, precision: str = "auto") -> str | None:
+        return bundle.why_not(source, self.name, precision)
 
     def devices(self) -> list[str]:
         """As we write them: OpenVINO's GPU.1 is gpu:1."""
@@ -68,7 +68,7 @@ class OpenVinoBackend:
         return {"openvino": openvino.get_version().partition("-")[0]}
 
     def open(self, source: Source, options: Options) -> OpenVinoEngine:
-        for reason in (self.why_not(options.device), self.why_not_open(source)):
+        for reason in (self.why_not(options.device), self.why_not_open(source, options.precision)):
             if reason:
                 raise BackendUnavailable(reason)
         folder, found, tier, made = bundle.opened(source, self.name, options.precision, options.memory)

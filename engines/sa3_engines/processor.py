@@ -37,6 +37,24 @@ def described() -> str:
     return f"{name()}, {cores()} cores" + (f", {' '.join(units)}" if units else "")
 
 
+def half_precision(flags: frozenset[str]) -> tuple[str, str] | None:
+    """The half precision to prefer and the instructions it needs. Of two that are as fast, fp16 keeps more digits."""
+    for kind, instruction in (
+        ("fp16", "amx_fp16"),
+        ("bf16", "amx_bf16"),
+        ("fp16", "avx512_fp16"),
+        ("bf16", "avx512_bf16"),
+    ):
+        if instruction in flags:
+            return kind, instruction
+    return None
+
+
+def products_of_bytes(flags: frozenset[str]) -> str | None:
+    """The instructions for them, where there are any."""
+    return next((name for name in ("avx512_vnni", "avx_vnni") if name in flags), None)
+
+
 def cores(root: Path = Path("/")) -> int:
     """As many threads as are worth having: one for each core this process may use and has the time of. Threads wait for
     each other all the time, so that one too many makes all of them slow.

@@ -52,7 +52,7 @@ def open_engine(source: Source, backend: str = "auto", options: Options | None =
     tiers.ask(options.precision)
     if backend != "auto":
         one = load(backend)
-        reason = one.why_not(options.device) or one.why_not_open(source)
+        reason = one.why_not(options.device) or one.why_not_open(source, options.precision)
         if reason:
             raise BackendUnavailable(f"backend {backend} cannot run {source.name}: {reason}")
         return one.open(source, options), Choice(backend, ())
@@ -66,7 +66,7 @@ def open_engine(source: Source, backend: str = "auto", options: Options | None =
 
     for name in sorted(names(), key=rank):
         one = load(name)
-        reason = one.why_not(options.device) or one.why_not_open(source)
+        reason = one.why_not(options.device) or one.why_not_open(source, options.precision)
         if reason is None:
             try:
                 return one.open(source, options), Choice(name, tuple(refused), tuple(passed_over))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sa3_engines import openvino as engine
 from sa3_engines import openvino_graph, openvino_weights, processor, quantise
+from sa3_engines.advice import NO_BYTES, NO_HALF
 from sa3_engines.tensors import TensorFile
 from sa3_engines.tiers import COMPACT, EXACT, FAST, HIGH
 from sa3_exporters import islands as table
@@ -49,14 +50,12 @@ class OpenVinoTarget:
             return Tier(name=name, type=kind, instructions=(instruction,), exact=exact)
 
         flags = processor.flags()
-        half = half_precision(flags)
-        bytes_ = next((name for name in ("avx512_vnni", "avx_vnni") if name in flags), None)
-        no_bytes = "this processor has no products of bytes (avx512_vnni, avx_vnni)"
+        half, bytes_ = processor.half_precision(flags), processor.products_of_bytes(flags)
         return {
             EXACT: Tier(name=EXACT, type="fp32"),
-            HIGH: tier(HIGH, *half) if half else "this processor has no half precision (avx512_bf16, avx512_fp16, amx)",
-            FAST: tier(FAST, "int8", bytes_) if bytes_ else no_bytes,
-            COMPACT: tier(COMPACT, "int4", bytes_) if bytes_ else no_bytes,
+            HIGH: tier(HIGH, *half) if half else NO_HALF,
+            FAST: tier(FAST, "int8", bytes_) if bytes_ else NO_BYTES,
+            COMPACT: tier(COMPACT, "int4", bytes_) if bytes_ else NO_BYTES,
         }
 
     def convert(self, graph: str, tier: Tier, work: Work) -> Sequence[str]:
@@ -69,19 +68,6 @@ class OpenVinoTarget:
         paths = {graph: work.folder / file for graph, file in files.items()}
         versions = engine.BACKEND.versions()
         return engine.OpenVinoEngine(work.config, paths, versions=versions, precision=tier.type, tier=tier.name)
-
-
-def half_precision(flags: frozenset[str]) -> tuple[str, str] | None:
-    """The half precision to prefer and the instructions it needs. Of two that are as fast, fp16 keeps more digits."""
-    for kind, instruction in (
-        ("fp16", "amx_fp16"),
-        ("bf16", "amx_bf16"),
-        ("fp16", "avx512_fp16"),
-        ("bf16", "avx512_bf16"),
-    ):
-        if instruction in flags:
-            return kind, instruction
-    return None
 
 
 def form(graph: str, tier: Tier, key: str, shape: tuple[int, int]) -> Form | None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from sa3_engines import bundle, models
+from sa3_engines import advice, bundle, models, processor, selection
 from sa3_engines.bundle import Bundle, Graph, Origin, Profile, Tier
+from sa3_engines.engine import Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest
 from sa3_engines.models import HERE
 
@@ -179,7 +180,7 @@ def test_a_slow_half_precision_is_not_taken(folder: Path):
 
 def test_a_tier_that_cannot_be_had(folder: Path):
     found = bundle.load(folder)
-    with pytest.raises(BackendUnavailable, match=r"no precision 'compact', only exact \(fp32\).*exact,high"):
+    with pytest.raises(BackendUnavailable, match=r"no precision 'compact', only exact \(fp32\)"):
         bundle.choose(found, "compact", HAVE)
     with pytest.raises(BackendUnavailable, match=r"high \(bf16\) .* needs avx512_bf16, which this machine's processor"):
         bundle.choose(found, "high", {"avx2"})
@@ -198,17 +199,66 @@ def test_four_bits_where_no_layer_is_large_enough(folder: Path):
     assert bundle.choose(small, "compact", HAVE)[0] == "compact"
 
 
-def test_what_to_export_can_be_exported(folder: Path):
-    """By the target that makes it, from a model that is found."""
+AVX2 = frozenset({"avx2"})
+BYTES = frozenset({"avx512_vnni"})
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "flags", "held", "said"),
+    [
+        ("onnx", "auto", AVX2, {}, "run: sa3-export --model M --target onnx"),
+        ("onnx", "fast", AVX2, {"onnx": {"exact"}}, "run: sa3-export --model M --target onnx --precision exact,fast"),
+        ("onnx", "int4", AVX2, {}, "run: sa3-export --model M --target onnx --precision exact,compact"),
+        (
+            "onnx",
+            "auto",
+            AVX2,
+            {"onnx": {"compact"}},
+            "run: sa3-export --model M --target onnx --precision exact,compact",
+        ),
+        ("openvino", "fast", AVX2, {}, "run: sa3-export --model M --target onnx --precision exact,fast"),
+        ("openvino", "int8", BYTES, {}, "run: sa3-export --model M --target openvino --precision exact,fast"),
+        (
+            "onnx",
+            "high",
+            HAVE,
+            {"onnx": {"exact", "compact"}, "openvino": {"high", "fast"}},
+            "run: sa3-export --model M --target openvino --precision exact,high",  # fast is not made here
+        ),
+        ("onnx", "bf16", HAVE, {}, "run: sa3-export --model M --target openvino --precision exact,high"),
+        ("onnx", "fp16", HAVE, {}, "no export on this machine has fp16: the half precision of this processor is bf16"),
+        ("onnx", "high", AVX2, {}, "no export on this machine has high: this processor has no half precision (avx512_"),
+    ],
+)
+def test_what_to_run_can_be_run_here(target: str, asked: str, flags: frozenset[str], held: Any, said: str):
+    got = advice.export("M", target, asked, held, flags)
+    assert got.startswith(said) and (got == said or not said.startswith("run"))
+
+
+def test_what_is_advised_is_what_the_exporter_makes(monkeypatch: pytest.MonkeyPatch):
+    from sa3_exporters import targets
+
+    for have in ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16"):
+        monkeypatch.setattr(processor, "flags", lambda have=have: frozenset({have}))
+        for target in models.TARGETS:
+            pytest.importorskip(target)
+            for name, tier in targets.load(target).tiers().items():
+                can = advice.why_not(target, name, processor.flags()) is None
+                assert can == (not isinstance(tier, str)), (have, target, name)
+                if not isinstance(tier, str):
+                    assert advice.why_not(target, tier.type, processor.flags()) is None
+
+
+def test_an_export_is_advised_by_what_was_typed(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     source = models.Source(name="my model", config=models.released_config("nano"), folder=folder, bundles=(folder,))
-    with pytest.raises(BackendUnavailable) as raised:
-        bundle.opened(source, bundle.load(folder).backends[0], "compact")
-    assert f"--model {folder} --target" in str(raised.value)
-    found = bundle.load(folder)
-    exact = replace(found, target="onnx", tiers={"exact": found.tiers["exact"]})
-    for asked in ("high", "bf16", "fp16"):
-        with pytest.raises(BackendUnavailable, match=rf"--model small --target openvino --precision {asked}$"):
-            bundle.choose(exact, asked, HAVE, "small")
+    with pytest.raises(
+        BackendUnavailable, match=rf"; run: sa3-export --model {folder} --target onnx --precision exact,"
+    ):
+        bundle.opened(source, "onnx", "compact")
+    with pytest.raises(BackendUnavailable, match=r"only exact, .*; run: sa3-export --model /no/all "):
+        selection.load("torch").open(replace(source, folder=Path("/no/all"), bundles=()), Options(precision="int8"))
+    assert bundle.as_typed(replace(source, folder=Path("my model"))) == '"my model"'
+    assert bundle.as_typed(replace(source, name="owner/repo/sub", repo="owner/repo")) == "owner/repo/sub"
 
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
