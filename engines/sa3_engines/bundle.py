@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -25,6 +25,7 @@ from sa3_engines.models import CONFIG, MANIFEST, NOTICES, TEXT_FILES, WEIGHTS, S
 
 SCHEMA = 2
 STEPS = 8  # of a usual clip
+CLIP = tuple(graph for graph in GRAPHS if graph != "encode")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,11 @@ class Tier:
     @property
     def clip_seconds(self) -> float:
         """How long a usual clip would take: all its steps, and no encoding."""
-        times = (seconds * (STEPS if graph == "step" else 1) for graph, seconds in self.seconds.items())
-        return sum(times) - self.seconds.get("encode", 0.0)
+        return self.seconds_of(CLIP)
+
+    def seconds_of(self, graphs: Collection[str]) -> float:
+        """How long these graphs would take for a usual clip."""
+        return sum(self.seconds.get(graph, 0.0) * (STEPS if graph == "step" else 1) for graph in graphs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,16 +167,26 @@ def exported(source: Source, backend: str) -> Path | None:
     return None
 
 
-def is_whole(source: Source, backend: str, precision: str = "auto") -> bool:
-    """False where what a backend would run holds some of the model's graphs only."""
+def lacks(source: Source, backend: str, precision: str = "auto", needs: Collection[str] = ()) -> tuple[str, ...]:
+    """The graphs that what a backend would run does not hold, of those that are needed; by default of all the model
+    has.
+    """
     folder = of(source, backend, precision)
-    with contextlib.suppress(BundleError):
-        return folder is None or _is_whole(source, load(folder))
-    return True
+    if folder is None:
+        return ()
+    try:
+        held = load(folder).graphs
+    except BundleError:  # opening it says what is wrong
+        return ()
+    return tuple(graph for graph in needs or _all(source) if graph not in held)
+
+
+def _all(source: Source) -> Sequence[str]:
+    return GRAPHS if source.config.dit is not None else CODEC
 
 
 def _is_whole(source: Source, found: Bundle) -> bool:
-    return set(found.graphs) >= set(GRAPHS if source.config.dit is not None else CODEC)
+    return set(found.graphs) >= set(_all(source))
 
 
 def why_not(source: Source, backend: str, precision: str = "auto") -> str | None:
@@ -228,9 +242,9 @@ def opened(source: Source, backend: str, precision: str, memory: str = "normal")
         raise BackendUnavailable(f"{e}; {to_run(source, found.target, precision)}") from e
 
 
-def expected_seconds(source: Source, backend: str, precision: str) -> float:
-    """How long a usual clip would take, by what was measured at export; infinite where nothing is known of this
-    machine.
+def expected_seconds(source: Source, backend: str, precision: str, needs: Collection[str] = ()) -> float:
+    """How long a usual clip would take, or as many as are needed of its graphs, by what was measured at export;
+    infinite where nothing is known of this machine.
     """
     folder = of(source, backend, precision)
     if folder is None:
@@ -240,7 +254,7 @@ def expected_seconds(source: Source, backend: str, precision: str) -> float:
         _, tier = choose(found, precision, processor.flags())
     except (BackendUnavailable, BundleError):
         return math.inf
-    return tier.clip_seconds if found.measured_on == processor.described() else math.inf
+    return tier.seconds_of(needs or CLIP) if found.measured_on == processor.described() else math.inf
 
 
 class Lacks(BackendUnavailable):

@@ -7,6 +7,7 @@ A backend is one file here whose `BACKEND` is registered under the file's name, 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -47,7 +48,10 @@ def load(name: str) -> Backend:
     raise InvalidRequest(f"no backend {name!r}; choose from auto, {', '.join(names())}")
 
 
-def open_engine(source: Source, backend: str = "auto", options: Options | None = None) -> tuple[Engine, Choice]:
+def open_engine(
+    source: Source, backend: str = "auto", options: Options | None = None, *, needs: Collection[str] = ()
+) -> tuple[Engine, Choice]:
+    """needs: the graphs that will be run, where those are not all of the model's: a bundle that holds them will do."""
     options = options or Options()
     tiers.ask(options.precision)
     if backend != "auto":
@@ -58,20 +62,25 @@ def open_engine(source: Source, backend: str = "auto", options: Options | None =
         return one.open(source, options), Choice(backend, ())
     refused: list[str] = []
     passed_over: list[str] = []
+    lacking = {name: bundle.lacks(source, name, options.precision, needs) for name in names()}
 
     def rank(name: str) -> tuple[bool, float]:
         """Sorting by it keeps the order of preference where nothing was measured."""
-        whole = bundle.is_whole(source, name, options.precision)
-        return not whole, bundle.expected_seconds(source, name, options.precision)
+        return bool(lacking[name]), bundle.expected_seconds(source, name, options.precision, needs)
 
-    for name in sorted(names(), key=rank):
+    order = sorted(names(), key=rank)
+    for place, name in enumerate(order):
         one = load(name)
         reason = one.why_not(options.device) or one.why_not_open(source, options.precision)
         if reason is None:
             try:
-                return one.open(source, options), Choice(name, tuple(refused), tuple(passed_over))
+                opened = one.open(source, options)
             except BackendUnavailable as e:  # a precision or device this one does not have
                 reason = str(e)
+            else:
+                behind = [] if lacking[name] else [other for other in order[place:] if lacking[other]]
+                partial = [f"{other}: its bundle has no graph {', '.join(lacking[other])}" for other in behind]
+                return opened, Choice(name, (*refused, *partial), (*passed_over, *partial))
         refused.append(f"{name}: {reason}")
         if bundle.exported(source, name) is not None:
             passed_over.append(refused[-1])

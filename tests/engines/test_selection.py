@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sa3_engines import models, selection
+from sa3_engines import bundle, models, selection
 from sa3_engines.engine import Options
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
 from sa3_engines.models import Source
@@ -21,6 +23,25 @@ def test_auto_says_why_not_what_came_before(checkpoint: Source):
     engine, choice = selection.open_engine(checkpoint)
     assert engine.support.backend == choice.backend == "torch"
     assert any(reason.startswith("onnx: ") for reason in choice.refused)
+
+
+def test_a_bundle_of_some_graphs_serves_who_needs_no_others(tmp_path: Path):
+    """And whoever does hears what it lacks."""
+    folder = tmp_path / "some"
+    shutil.copytree(models.HERE / "nano", folder)
+    found = bundle.load(folder)
+    exact = found.tiers["exact"]
+    some = replace(exact, graphs={"decode": exact.graphs["decode"]}, seconds={"decode": exact.seconds["decode"]})
+    bundle.write(folder, replace(found, tiers={"exact": some}))
+    source = models.from_folder(folder)
+    engine, choice = selection.open_engine(source, needs=("decode",))
+    assert (choice.backend, choice.passed_over) == ("onnx", ())
+    engine.close()
+    for needs, lacks in (((), "text, prepare, step, encode"), (("encode", "decode"), "encode")):
+        engine, choice = selection.open_engine(source, needs=needs)
+        assert choice.backend == "torch"
+        assert choice.passed_over == (f"onnx: its bundle has no graph {lacks}",)
+        engine.close()
 
 
 def test_a_named_backend_is_never_replaced(checkpoint: Source):
