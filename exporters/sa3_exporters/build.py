@@ -20,7 +20,7 @@ from sa3_engines.bundle import Bundle, Graph, Origin, Profile
 from sa3_engines.engine import CODEC, GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
 from sa3_engines.models import CONFIG, MANIFEST, Source
-from sa3_exporters import forms, islands, judging, parity, placing, provenance, publishing, targets
+from sa3_exporters import forms, islands, judging, parity, placing, provenance, publishing, targets, weights
 from sa3_exporters.judging import Judge
 from sa3_exporters.parity import Gate, Parity
 from sa3_exporters.targets import Target, Tier, Work
@@ -202,6 +202,8 @@ def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
         check_kept(recipe, wanted)
     if doubt := islands.doubt(recipe.islands, recipe.source, recipe.target):
         watch.note(doubt)
+    weights.check_types(recipe.source)
+    weights.check_numbers(recipe.source)
     with publishing.staging(recipe.out) as folder:
         steps = _Steps(watch, 3 + len(recipe.graphs) * len(wanted) * 2)
         steps.next(f"placing weights of {recipe.source.name}")
@@ -277,7 +279,10 @@ def _make(
         known=known,
     )
     placed = set(_names(staged.folder))
-    reference = TORCH.open(staged, Options(device="cpu", precision="fp32"))
+    # The model's own files where it has any: what is wrong with them is told by their names.
+    reference = TORCH.open(
+        staged if recipe.source.folder is None else recipe.source, Options(device="cpu", precision="fp32")
+    )
     gate = Gate(reference, recipe.profile)
     made: dict[str, bundle.Tier] = {}
     try:
