@@ -118,6 +118,7 @@ class TorchEngine:
         )
         self._merger = Merger()
         self._originals: dict[str, Any] = {}
+        self._adapters: tuple[ActiveAdapter, ...] = ()
 
     def constants(self) -> Mapping[str, np.ndarray]:
         conditioners = self.networks.conditioners
@@ -160,11 +161,24 @@ class TorchEngine:
         return {f"model.{name}": (len(m.weight), m.weight[0].numel()) for name, m in self._modules()}
 
     def set_adapters(self, adapters: Sequence[ActiveAdapter]) -> None:
+        """Nothing changes where making the weights fails."""
+        try:
+            self._merge(adapters)
+        except Exception:
+            # Made once more, since keeping them until all are made would take the transformer's memory again.
+            self._merge(self._adapters)
+            raise
+        self._adapters = tuple(adapters)
+
+    def _merge(self, adapters: Sequence[ActiveAdapter]) -> None:
         import torch
 
         for name, module in self._modules():
             base = self._originals.get(name, module.weight.data)
-            merged = self._merger.weight(f"model.{name}", base.float().cpu().numpy(), adapters) if adapters else None
+            merged = None
+            if adapters:
+                original, largest = base.float().cpu().numpy(), torch.finfo(base.dtype).max
+                merged = self._merger.weight(f"model.{name}", original, adapters, largest=largest)
             if merged is None:
                 module.weight.data = base
                 self._originals.pop(name, None)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from sa3_engines import graphs, models
+from sa3_engines.adapters import ActiveAdapter, Adapter
 from sa3_engines.engine import Options
+from sa3_engines.errors import InvalidRequest
 from stable_audio_3.engine import BACKEND
 
 
@@ -30,6 +32,41 @@ def test_convolutions_keep_all_digits_and_the_users_setting_stays(golden: Path, 
         engine.run("decode", graphs.decode(engine.config, latents))
         assert torch.backends.cudnn.allow_tf32 is setting
     assert seen == [False, False]
+
+
+LAYERS = [f"model.transformer.layers.{i}.self_attn.to_out" for i in (0, 1)]
+
+
+def adapter(*strengths: float) -> list[ActiveAdapter]:
+    """One that adds to two layers as many times as is said for each."""
+    return [
+        ActiveAdapter(adapter=ramp(f"of {module}", module), strength=strength)
+        for module, strength in zip(LAYERS, strengths, strict=True)
+    ]
+
+
+def ramp(name: str, module: str) -> Adapter:
+    tensors = {"lora_A": np.ones((1, 80), np.float32), "lora_B": np.ones((80, 1), np.float32)}
+    return Adapter(name=name, kind="lora", rank=1, alpha=1.0, include=None, exclude=(), modules={module: tensors})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_refused_adapter_leaves_all_layers_as_they_were(golden: Path, precision: str):
+    """Also one that is too much for the type of the weights alone."""
+    engine = BACKEND.open(models.from_folder(golden / "tiny-small"), Options(precision=precision, threads=1))
+
+    def state() -> list[torch.Tensor]:
+        return [module.weight.clone() for _, module in engine._modules()]
+
+    for before in ([], adapter(0.5, 0.25)):
+        engine.set_adapters(before)
+        held = state()
+        with pytest.raises(InvalidRequest, match=f"{LAYERS[1]} that are too large"):
+            engine.set_adapters(adapter(0.7, 1e5 if precision == "fp16" else 1e39))
+        assert all(torch.equal(a, b) for a, b in zip(held, state(), strict=True))
+    engine.set_adapters([])
+    assert not engine._originals
+    engine.close()
 
 
 @pytest.mark.parametrize(
