@@ -1,6 +1,6 @@
 """What an export is asked for, looked at before torch is imported: a slip is told at once, not after seconds.
 
-`build` looks at the same and at more: it has callers besides the command.
+`build` asks the same here, since it has callers besides the command.
 """
 
 from __future__ import annotations
@@ -56,16 +56,21 @@ def _known(graphs: Sequence[str], has: Sequence[str], whose: str) -> None:
         raise InvalidRequest(f"{whose} has no graph {unknown[0]!r}; it has {', '.join(has)}")
 
 
-def check_profile(asked: Profile | None, name: str, config: ModelConfig) -> None:
-    if asked is None:
-        return
-    if not 0 <= asked.min_seconds <= asked.opt_seconds <= asked.max_seconds or not asked.max_seconds:
-        raise InvalidRequest(
-            f"a profile of {asked.min_seconds:g}, {asked.opt_seconds:g}, {asked.max_seconds:g} s: it must go up, from 0"
-        )
+def check_profile(asked: Profile, name: str, config: ModelConfig) -> None:
+    low, usual, high = asked.min_seconds, asked.opt_seconds, asked.max_seconds
+    check_seconds(low, usual, high)
     longest = config.longest_seconds
-    if asked.max_seconds > longest:
-        raise InvalidRequest(f"{name} was made for {longest:g} s at most, and {asked.max_seconds:g} were asked")
+    if (most := max(low, usual, high)) > longest:
+        raise InvalidRequest(f"{name} was made for {longest:g} s at most, and {most:g} were asked")
+    if not high:
+        raise InvalidRequest("--max-seconds 0 leaves no duration to export for")
+    for first, second, right in (
+        (f"--min-seconds {low:g}", f"--max-seconds {high:g}", low <= high),
+        (f"--min-seconds {low:g}", f"--opt-seconds {usual:g}", low <= usual),
+        (f"--opt-seconds {usual:g}", f"--max-seconds {high:g}", usual <= high),
+    ):
+        if not right:
+            raise InvalidRequest(f"{first} is longer than {second}")
 
 
 def check_out(out: Path, source: Source) -> None:

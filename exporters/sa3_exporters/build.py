@@ -18,9 +18,9 @@ import torch
 from sa3_engines import bundle, config, graphs, likeness, models, processor, tables, tiers
 from sa3_engines.bundle import Bundle, Graph, Origin, Profile
 from sa3_engines.engine import CODEC, GRAPHS, Engine, Options
-from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, OutputError, ParityError
-from sa3_engines.models import CONFIG, MANIFEST, Source
-from sa3_exporters import forms, islands, judging, parity, placing, provenance, publishing, targets, weights
+from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, ParityError
+from sa3_engines.models import CONFIG, Source
+from sa3_exporters import asked, forms, islands, judging, parity, placing, provenance, publishing, targets, weights
 from sa3_exporters.judging import Judge
 from sa3_exporters.parity import Gate, Parity
 from sa3_exporters.targets import Target, Tier, Work
@@ -53,29 +53,19 @@ class Recipe:
         return folder is not None and self.out.exists() and self.out.samefile(folder)
 
     def __post_init__(self) -> None:
+        asked.check_words(self.precision, self.graphs)
+        asked.check_model(self.source, self.graphs)
         has = GRAPHS if self.source.config.dit is not None else CODEC
-        unknown = [graph for graph in self.graphs if graph not in has]
-        if unknown:
-            raise InvalidRequest(f"{self.source.name} has no graph {unknown[0]!r}; it has {', '.join(has)}")
-        if not self.precision:
-            raise InvalidRequest(f"no precision is asked for; choose from auto, {', '.join(tiers.TIERS)}")
-        if "step" in self.graphs and "prepare" not in self.graphs:
-            raise InvalidRequest("step needs what prepare gives; export both: --graphs prepare,step")
         object.__setattr__(self, "graphs", tuple(graph for graph in has if graph in (self.graphs or has)))
         object.__setattr__(self, "profile", _profile(self.profile, self.source))
 
 
-def _profile(asked: Profile | None, source: Source) -> Profile:
+def _profile(wanted: Profile | None, source: Source) -> Profile:
     longest = source.config.longest_seconds
-    if asked is None:
+    if wanted is None:
         return Profile(min_seconds=0.0, opt_seconds=source.config.usual_seconds(USUAL_SECONDS), max_seconds=longest)
-    if not 0 <= asked.min_seconds <= asked.opt_seconds <= asked.max_seconds or not asked.max_seconds:
-        raise InvalidRequest(
-            f"a profile of {asked.min_seconds:g}, {asked.opt_seconds:g}, {asked.max_seconds:g} s: it must go up, from 0"
-        )
-    if asked.max_seconds > longest:
-        raise InvalidRequest(f"{source.name} was made for {longest:g} s at most, and {asked.max_seconds:g} were asked")
-    return asked
+    asked.check_profile(wanted, source.name, source.config)
+    return wanted
 
 
 @dataclass(frozen=True)
@@ -95,16 +85,16 @@ def plan(recipe: Recipe, watch: Watch) -> tuple[Target, list[Tier]]:
     }
     found: list[Tier] = []
     for word in recipe.precision:
-        asked = tiers.ask(word)
+        wish = tiers.ask(word)
         for name, tier in offered.items():
             if isinstance(tier, str):
                 if word == name:
                     raise BackendUnavailable(f"target {recipe.target} cannot make precision {name} here: {tier}")
                 if word == "auto" and name in DEFAULT_TIERS:
                     watch.note(f"no tier {name}: {tier}")
-            elif (name in DEFAULT_TIERS if word == "auto" else asked.meets(name, tier.type)) and tier not in found:
+            elif (name in DEFAULT_TIERS if word == "auto" else wish.meets(name, tier.type)) and tier not in found:
                 found.append(tier)
-        if word != "auto" and not any(asked.meets(tier.name, tier.type) for tier in found):
+        if word != "auto" and not any(wish.meets(tier.name, tier.type) for tier in found):
             has = ", ".join(f"{t.name} ({t.type})" for t in offered.values() if not isinstance(t, str))
             what = f"makes no precision {word!r} of {recipe.source.name} here"
             raise BackendUnavailable(f"target {recipe.target} {what}; it makes {has}")
@@ -120,10 +110,7 @@ def check_target(recipe: Recipe) -> None:
     """Refuses, whatever is asked, to replace what is not a bundle."""
     if recipe.in_place:
         _check_in_place(recipe.source)
-    elif recipe.out.exists() and not recipe.out.is_dir():
-        raise OutputError(f"{recipe.out} is a file; an export is a folder")
-    elif recipe.out.is_dir() and any(recipe.out.iterdir()) and not (recipe.out / MANIFEST).is_file():
-        raise OutputError(f"{recipe.out} holds something else than a bundle and is left alone; choose another --out")
+    asked.check_out(recipe.out, recipe.source)
 
 
 def _check_in_place(source: Source) -> None:

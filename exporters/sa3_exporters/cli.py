@@ -6,9 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sa3_engines import console
-
-NAME = "sa3-export"
-INTERRUPTED = "interrupted; nothing was published"
+from sa3_exporters import INTERRUPTED, NAME
 
 
 def main(argv: Sequence[str] | None = None) -> int:

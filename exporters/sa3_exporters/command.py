@@ -18,8 +18,7 @@ from sa3_engines.engine import GRAPHS
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
 from sa3_engines.flags import Parser
 from sa3_engines.tiers import TIERS, TYPES
-from sa3_exporters import asked, push, weights
-from sa3_exporters.cli import INTERRUPTED, NAME
+from sa3_exporters import INTERRUPTED, NAME, asked, push, weights
 from sa3_exporters.watch import Watch
 
 if TYPE_CHECKING:
@@ -89,7 +88,8 @@ def _run(args: argparse.Namespace) -> int:
     source = models.locate(args.model, revision=args.revision, bundles=False)
     profile = _profile(args, source.config.longest_seconds)
     asked.check_model(source, graphs)
-    asked.check_profile(profile, source.name, source.config)
+    if profile is not None:
+        asked.check_profile(profile, source.name, source.config)
     asked.check_out(out, source)
     weights.check_types(source)
     with console.leaving_at_once(NAME, interrupted=INTERRUPTED):

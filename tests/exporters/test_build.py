@@ -81,7 +81,7 @@ def test_fast_is_left_out_where_it_is_not_faster():
 def test_profiles_go_up_and_stay_within_the_model(tmp_path: Path):
     assert recipe(tmp_path).profile is not None
     for low, usual, high in ((5, 3, 10), (-1, 2, 3), (1, 5, 4), (0, 0, 0)):
-        with pytest.raises(InvalidRequest, match="it must go up, from 0"):
+        with pytest.raises(InvalidRequest, match=r"is longer than|is no duration|leaves no duration"):
             recipe(tmp_path, profile=Profile(min_seconds=low, opt_seconds=usual, max_seconds=high))
     with pytest.raises(InvalidRequest, match=r"nano was made for [\d.]+ s at most, and 99 were asked"):
         recipe(tmp_path, profile=Profile(min_seconds=1, opt_seconds=5, max_seconds=99))
