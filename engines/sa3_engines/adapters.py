@@ -67,6 +67,10 @@ class ActiveAdapter:
 def load(path: Path) -> Adapter:
     if not path.exists():
         raise ModelNotFound(f"adapter {path} does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"adapter {path} is no file; an adapter is one .safetensors file")
+    if not path.stat().st_size:
+        raise CheckpointError(f"adapter {path} is an empty file")
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"adapter {path} is not a .safetensors file; pickled adapters (.ckpt, .pt, .bin) can run any code when "

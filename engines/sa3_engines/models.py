@@ -125,6 +125,10 @@ def locate(model: str, *, revision: str | None = None, bundles: bool = True) -> 
     if not model:
         raise ModelNotFound("no model '': the name is empty; nano is the one that is always here")
     try:
+        Path(model).expanduser()
+    except RuntimeError as e:
+        raise ModelNotFound(f"no model {model!r}: there is no such user's home folder") from e
+    try:
         return _located(model, revision, bundles)
     except OSError as e:
         raise ModelNotFound(f"{e.filename or model} cannot be read: {e.strerror or e}") from e
@@ -283,7 +287,7 @@ def _from_hub(repo: str, subfolder: str, revision: str | None, *, name: str) -> 
             return cached
     prefix = f"{subfolder}/" if subfolder else ""
     # A bundle says itself what belongs to it; a repository may hold others in its subfolders.
-    root = _download(repo, revision, [f"{prefix}{MANIFEST}"])
+    root = _download(repo, revision, [f"{prefix}{MANIFEST}"], "" if wanted else f"there is no folder {name}, and ")
     manifest = root / subfolder / MANIFEST
     if manifest.is_file():
         patterns = [f"{prefix}{file}" for file in _listed(manifest)]
@@ -319,8 +323,10 @@ def _cached_autoencoder(wanted: Released, revision: str | None) -> Source | None
     return None
 
 
-def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
-    """A snapshot's folder; its name is the commit. Offline mode (HF_HUB_OFFLINE) is the hub client's to honour."""
+def _download(repo: str, revision: str | None, patterns: list[str], before: str = "") -> Path:
+    """A snapshot's folder; its name is the commit. Offline mode (HF_HUB_OFFLINE) is the hub client's to honour. before:
+    what an error says first where the name may have been meant for something else.
+    """
     import huggingface_hub as hub
     from huggingface_hub import errors
 
@@ -336,14 +342,34 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
         raise ModelNotFound(f"{repo} has no revision {revision!r}; see {page}/commits") from e
     except errors.RepositoryNotFoundError as e:
         raise ModelNotFound(
-            f"{repo} does not exist on the hub, or it is private and this machine is not logged in"
-        ) from e
-    except errors.LocalEntryNotFoundError as e:
-        raise ModelNotFound(
-            f"{repo}{at} is not in the local cache and the hub cannot be reached (offline mode, or no network); "
-            f"pass a local folder, or connect once"
+            f"{before}{repo} does not exist on the hub, or it is private and this machine is not logged in"
         ) from e
     except errors.HFValidationError as e:
         raise ModelNotFound(f"{repo} is not a name a repository can have, and no folder: {e}") from e
-    except (errors.HTTPError, OSError) as e:  # pyright: ignore[reportPrivateImportUsage]
-        raise ModelNotFound(f"{repo}{at} could not be downloaded: {e}") from e
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, OSError) as e:  # pyright: ignore[reportPrivateImportUsage]
+        if (status := _status(e)) is not None:
+            what = _ANSWERS.get(status, "try again later" if status >= 500 else f"see {page}")
+            raise ModelNotFound(f"{before}{repo}{at} cannot be had: the hub answered {status}; {what}") from e
+        if isinstance(e, errors.LocalEntryNotFoundError):
+            raise ModelNotFound(
+                f"{before}{repo}{at} is not in the local cache and the hub cannot be reached (offline mode, or no "
+                "network); pass a local folder, or connect once"
+            ) from e
+        raise ModelNotFound(f"{repo}{at} could not be downloaded: {' '.join(str(e).split())}") from e
+
+
+_ANSWERS = {
+    401: "run `hf auth login`, or set HF_TOKEN",
+    403: "this account may not read it",
+    404: "there is no such repository or file",
+    429: "it was asked too often; try again later",
+}
+
+
+def _status(error: BaseException) -> int | None:
+    """What the hub answered, where it did: the client looks into its cache then, and says so first."""
+    for one in (error, error.__cause__):
+        code = getattr(getattr(one, "response", None), "status_code", None)
+        if isinstance(code, int):
+            return code
+    return None

@@ -23,7 +23,7 @@ from sa3_engines import bundle, mapped, processor
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
-from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, Sa3Error
+from sa3_engines.errors import BackendUnavailable, BundleError, Sa3Error
 from sa3_engines.filling import Host, graph_of
 from sa3_engines.graphs import decode
 from sa3_engines.models import Source
@@ -41,6 +41,7 @@ PROVIDERS = {
     "directml": "DmlExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
 }
+NUMBERED = ("cuda", "directml")
 _FIXES = {
     "cpu": "pip install --force-reinstall onnxruntime",
     # The two packages share one folder and cannot stand together.
@@ -68,6 +69,10 @@ class OnnxBackend:
         kind = _kind(device)
         if kind not in PROVIDERS:
             return f"no device {device!r}; choose from {', '.join(PROVIDERS)}"
+        if ":" in device and kind not in NUMBERED:
+            return f"no device {device!r}; {kind} has no numbers"
+        if ":" in device and not re.fullmatch("[0-9]+", device.partition(":")[2]):
+            return f"no device {device!r}; a GPU is {kind}, or one of several by its number: {kind}:0, {kind}:1"
         available = _available()
         if PROVIDERS[kind] in available:
             return None
@@ -323,7 +328,7 @@ def _kind(device: str) -> str:
 
 def _settings(device: str) -> dict[str, Any]:
     """What a provider is told."""
-    found: dict[str, Any] = {"device_id": _index(device)} if ":" in device else {}
+    found: dict[str, Any] = {"device_id": int(device.partition(":")[2])} if ":" in device else {}
     if _kind(device) == "cuda":
         _load_cuda()
         found["use_tf32"] = 0  # three digits, where fp32 promises seven
@@ -337,13 +342,6 @@ def _load_cuda() -> None:
     """
     with contextlib.redirect_stdout(io.StringIO()):
         runtime().preload_dlls()
-
-
-def _index(device: str) -> int:
-    number = device.partition(":")[2]
-    if not number.isdecimal():
-        raise InvalidRequest(f"device {device!r}: after the colon comes a number, as in cuda:0")
-    return int(number)
 
 
 @cache

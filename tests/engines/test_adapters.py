@@ -218,6 +218,15 @@ def test_what_half_precision_does_not_hold_is_refused_where_it_is_stored(tmp_pat
         list(host.merged([ActiveAdapter(adapter=one, strength=1e5)]))
 
 
+def test_what_is_no_file_of_an_adapter_is_told_as_that(tmp_path: Path):
+    for name in ("a.ckpt", "a.safetensors", "a"):
+        (tmp_path / name).touch()
+        with pytest.raises(CheckpointError, match=f"adapter {tmp_path / name} is an empty file$"):
+            adapters.load(tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"is no file; an adapter is one \.safetensors file"):
+        adapters.load(tmp_path)
+
+
 def test_ranges_without_end():
     with pytest.raises(InvalidRequest, match="longer than 1000"):
         adapters.expand("layers.[0-999999999]")

@@ -31,14 +31,14 @@ class Hub:
 
     repos: dict[str, dict[str, Path]] = field(default_factory=dict[str, dict[str, Path]])
     gated: set[str] = field(default_factory=set[str])
-    broken: bool = False
+    broken: int = 0  # what it answers to everything
     asked: list[str] = field(default_factory=list[str])
     url: str = ""
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         self.asked.append(path)
         if self.broken:
-            return 500, {}, b"{}"
+            return self.broken, {}, b"{}"
         parts = path.strip("/").split("/")
         api = parts[:2] == ["api", "models"]
         repo = "/".join(parts[2:4] if api else parts[:2])
@@ -166,7 +166,7 @@ def test_a_released_model_is_downloaded_once(hub: Hub, locate: Locate, folder: P
     asked = len(hub.asked)
     assert locate("small-music", offline=True) == found
     assert len(hub.asked) == asked
-    hub.broken = True
+    hub.broken = 500
     assert locate("small-music") == found  # the hub is down, and the files are here
 
 
@@ -251,6 +251,26 @@ def test_what_is_not_there(hub: Hub, locate: Locate, folder: Path, name: str, re
     assert said in found
 
 
-def test_a_hub_that_is_down(hub: Hub, locate: Locate):
-    hub.broken = True
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(403, "this account may not read it"), (404, "there is no such"), (500, "try again later"), (503, "try again")],
+)
+def test_a_hub_that_answers_with_an_error(hub: Hub, locate: Locate, status: int, said: str):
+    hub.broken = status
+    found = locate("medium")["error"]
+    assert f"stable-audio-3-medium cannot be had: the hub answered {status}; {said}" in found and "\n" not in found
+
+
+def test_a_hub_that_is_not_there(hub: Hub, locate: Locate):
+    hub.url = "http://127.0.0.1:9"
     assert "is not in the local cache and the hub cannot be reached" in locate("medium")["error"]
+
+
+def test_a_name_that_may_have_been_a_folders(hub: Hub, locate: Locate, tmp_path: Path):
+    said = locate("x/foo")["error"]
+    assert said.startswith("ModelNotFound: there is no folder x/foo, and x/foo does not exist on the hub")
+    assert "there is no folder" not in locate("medium")["error"]
+    assert (
+        locate("~nobody-here/x")["error"]
+        == "ModelNotFound: no model '~nobody-here/x': there is no such user's home folder"
+    )
