@@ -138,6 +138,5 @@ def _here(name: str) -> bool:
 
 
 def lengths(model: Model, durations: Sequence[float]) -> list[float]:
-    """Those the model makes; its longest when it makes none of them."""
-    fitting = sorted({seconds for seconds in durations if seconds <= model.longest})
-    return fitting or [float(int(model.longest)) or model.longest]
+    """Those the model makes."""
+    return sorted({seconds for seconds in durations if seconds <= model.longest})

@@ -87,7 +87,10 @@ def _plan(args: Namespace, name: str, say: Say) -> session.Plan:
         selection.load(backend)  # refuses what is none
     found: list[Case] = []
     for model in (cases.resolve(one, args.weights) for one in args.models):
-        for backend in backends:
+        fitting = cases.lengths(model, args.durations)
+        if left := [f"{seconds:g}" for seconds in args.durations if seconds not in fitting]:
+            say(f"left out {', '.join(left)} s of {model.name}, which makes {model.longest:g} s at most")
+        for backend in backends if fitting else ():
             if args.export and (reason := bundles.export(model.source, backend, args.precision, say)) is not None:
                 say(reason)
             for precision in args.precision:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sa3_bench import arguments, suite
 from sa3_engines import models
 from sa3_engines.errors import InvalidRequest
 
@@ -115,6 +116,17 @@ def test_broken_engines_are_error_rows_and_not_fast_ones(bench, tiny_model: Path
     assert (tmp_path / "here.md").read_text().strip() == done.stdout.strip()
     page = (tmp_path / "here.html").read_text()
     assert "data:audio/mpeg;base64," in page and "computes something else" in page
+
+
+def test_durations_that_a_model_does_not_make_are_left_out_and_said():
+    args = arguments.parse(["table", "--models", "nano", "--durations", "5,500", "--backends", "onnx"])
+    said: list[str] = []
+    plan = suite._plan(args, "name", said.append)
+    assert [case.seconds for case in plan.cases] == [5.0]
+    assert said == ["left out 500 s of nano, which makes 20.062 s at most"]
+    args = arguments.parse(["table", "--models", "nano", "--durations", "500", "--backends", "onnx"])
+    with pytest.raises(InvalidRequest, match="nothing to measure: no engine makes 500 s with nano"):
+        suite._plan(args, "name", said.append)
 
 
 def test_what_cannot_be_measured_leaves_earlier_results(bench, tiny_model: Path, tmp_path: Path):
