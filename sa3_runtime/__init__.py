@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # `typing` takes milliseconds, in which Ctrl-C is not answered yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from sa3_engines.errors import Sa3Error
     from sa3_runtime.audio import Sound
     from sa3_runtime.coding import Chunking

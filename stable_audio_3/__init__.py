@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` takes milliseconds, in which Ctrl-C is not answered yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from stable_audio_3.api import AutoencoderModel as AutoencoderModel
     from stable_audio_3.api import StableAudioModel as StableAudioModel
 

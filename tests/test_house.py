@@ -25,6 +25,15 @@ def test_importing_loads_nothing_heavy(package: str):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize("package", ["sa3_runtime", "stable_audio_3", "sa3_exporters"])
+def test_a_commands_package_takes_no_time(package: str):
+    """What comes before Ctrl-C is answered is a traceback when it is pressed."""
+    done = python(
+        f"import sys; b = set(sys.modules); import {package}; print({{'typing', 're'}} & set(sys.modules) - b)"
+    )
+    assert done.stdout.strip() == "set()", done.stderr
+
+
 def test_the_pipeline_needs_no_torch():
     done = python(f"import sys, sa3_runtime.pipeline; print([m for m in {HEAVY} if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
