@@ -30,7 +30,7 @@ def run(command: str, work: Callable[[], int], *, interrupted: str = "interrupte
         _leave_stdout()
         return PIPE_CLOSED
     except Exception as e:
-        if _from_interrupt(e):
+        if from_interrupt(e):
             say(command, interrupted)
             return Cancelled.exit_code
         if isinstance(e, Sa3Error):
@@ -39,7 +39,7 @@ def run(command: str, work: Callable[[], int], *, interrupted: str = "interrupte
         raise
 
 
-def _from_interrupt(error: BaseException | None) -> bool:
+def from_interrupt(error: BaseException | None) -> bool:
     """An extension that Ctrl-C stops while it is imported says that it failed, and why only behind that."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):

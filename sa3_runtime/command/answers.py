@@ -38,7 +38,7 @@ def _failing_in_json() -> Generator[None]:
     except BrokenPipeError:  # nobody reads it
         raise
     except (KeyboardInterrupt, Exception) as e:
-        if console._from_interrupt(e):  # pyright: ignore[reportPrivateUsage]: as `console.run` tells it
+        if console.from_interrupt(e):
             arguments.failed_in_json("interrupted", Cancelled.exit_code)
         elif isinstance(e, Sa3Error):
             arguments.failed_in_json(str(e), e.exit_code)
