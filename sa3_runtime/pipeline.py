@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -151,18 +151,27 @@ class Pipeline:
         threads: int | None = None,
         memory: str = "normal",
         revision: str | None = None,
+        needs: Collection[str] = (),
     ) -> Pipeline:
         """A name, a folder, owner/repository[/subfolder] or random:NAME[:SEED]. precision: a tier or a number type, see
-        `sa3_engines.tiers`; memory "low" keeps one network in memory at a time.
+        `sa3_engines.tiers`; memory "low" keeps one network in memory at a time; needs: the graphs that will be run,
+        where those are not all.
         """
         options = Options(device=device, precision=precision, threads=threads, memory=memory)
-        return cls.open(models.locate(model, revision=revision), backend=backend, options=options)
+        return cls.open(models.locate(model, revision=revision), backend=backend, options=options, needs=needs)
 
     @classmethod
-    def open(cls, source: models.Source, *, backend: str = "auto", options: Options | None = None) -> Pipeline:
+    def open(
+        cls,
+        source: models.Source,
+        *,
+        backend: str = "auto",
+        options: Options | None = None,
+        needs: Collection[str] = (),
+    ) -> Pipeline:
         """A model that is located already."""
         tokenizer = tokenizer_for(source)
-        engine, choice = selection.open_engine(source, backend, options)
+        engine, choice = selection.open_engine(source, backend, options, needs=needs)
         return cls(engine, source, tokenizer, choice)
 
     @property

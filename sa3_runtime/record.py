@@ -12,7 +12,7 @@ import hashlib
 import math
 import operator
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -101,7 +101,7 @@ class Opening:
         chosen = ", ".join(f"{name} {getattr(self, name)}" for name in self.recorded)
         return f"the record chose {chosen}, and --backend auto runs it with what is here"
 
-    def open(self) -> Pipeline:
+    def open(self, needs: Collection[str] = ()) -> Pipeline:
         pipeline = Pipeline.load(
             self.model,
             backend=self.backend,
@@ -110,6 +110,7 @@ class Opening:
             threads=self.threads,
             memory=self.memory,
             revision=self.revision,
+            needs=needs,
         )
         try:
             for one in self.adapters:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from argparse import Namespace
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -61,10 +61,12 @@ class Result:
 
 
 @contextmanager
-def opened(opening: Opening, spent: dict[str, float], listener: Listener) -> Generator[Pipeline]:
+def opened(
+    opening: Opening, spent: dict[str, float], listener: Listener, needs: Collection[str] = ()
+) -> Generator[Pipeline]:
     listener.progress(Progress("load", 0, 1))
     start = time.perf_counter()
-    with opening.explained(), opening.open() as pipeline:
+    with opening.explained(), opening.open(needs) as pipeline:
         spent["load"] = time.perf_counter() - start
         for reason in pipeline.choice.passed_over if pipeline.choice else ():
             listener.warn(f"a bundle is passed over: {reason}")
@@ -224,7 +226,7 @@ def encode(args: Namespace, listener: Listener) -> Result:
     if sound.warning:
         listener.warn(sound.warning)
     spent: dict[str, float] = {}
-    with opened(opening, spent, listener) as pipeline:
+    with opened(opening, spent, listener, ("encode",)) as pipeline:
         start = time.perf_counter()
         latents = pipeline.encode(
             sound,
@@ -252,7 +254,7 @@ def decode(args: Namespace, listener: Listener) -> Result:
     opening = _opening(args)
     config = known_config("nano" if args.model is None else args.model, args.revision)
     latents = None if config is None else outputs.read_npy(args.latents, config.autoencoder.latent_channels)
-    with opened(opening, spent, listener) as pipeline:
+    with opened(opening, spent, listener, ("decode",)) as pipeline:
         if latents is None:
             latents = outputs.read_npy(args.latents, pipeline.config.autoencoder.latent_channels)
         start = time.perf_counter()

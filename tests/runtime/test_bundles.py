@@ -256,3 +256,21 @@ def test_memory_stays_flat(backend: str, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     warm, last = map(int, done.stdout.split())
     assert last <= 1.05 * warm
+
+
+def test_a_bundle_of_one_graph_is_taken_for_what_needs_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def decoder_alone(manifest: dict[str, Any]) -> None:
+        for tier in manifest["tiers"].values():
+            for part in ("graphs", "seconds"):
+                tier[part] = {name: kept for name, kept in tier[part].items() if name == "decode"}
+
+    folder = str(put(tmp_path / "decoder", decoder_alone))
+    np.save(tmp_path / "in.npy", np.zeros((128, 8), np.float32))
+    assert main(["decode", str(tmp_path / "in.npy"), "--model", folder, "-o", str(tmp_path / "out.wav")]) == 0
+    assert "onnx on cpu" in capsys.readouterr().out
+    # What needs the others runs elsewhere, and says why.
+    argv = ["generate", "-p", "a bell", "--duration", "0.5", "--steps", "1", "--model", folder]
+    assert main([*argv, "-o", str(tmp_path / "x.wav")]) == 0
+    said = capsys.readouterr()
+    assert "torch on cpu" in said.out
+    assert "a bundle is passed over: onnx" in said.err
