@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from sa3_engines import models, tiers
+from sa3_engines import advice, models, processor, tiers
 from sa3_engines.bundle import Profile
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import CODEC, GRAPHS
-from sa3_engines.errors import InvalidRequest, ModelNotFound, OutputError
+from sa3_engines.errors import BackendUnavailable, InvalidRequest, ModelNotFound, OutputError
 from sa3_engines.models import MANIFEST, Source
 
 
@@ -35,16 +34,11 @@ def check_seconds(*seconds: float | None) -> None:
             raise InvalidRequest(f"{one:g} s is no duration; --min-, --opt- and --max-seconds are numbers from 0")
 
 
-def check_table(islands: Path | None) -> None:
-    """That it is there and JSON; what is in it is `islands`' to judge."""
-    if islands is None:
-        return
-    try:
-        json.loads(islands.read_text("utf-8"))
-    except OSError as e:
-        raise InvalidRequest(f"table of islands {islands} cannot be read: {e.strerror}") from e
-    except (ValueError, RecursionError) as e:
-        raise InvalidRequest(f"table of islands {islands} is not JSON") from e
+def check_made(target: str, precision: Sequence[str]) -> None:
+    """That this machine makes the tiers that are named. Number types depend on the model too."""
+    for word in precision:
+        if word in tiers.TIERS and (reason := advice.why_not(target, word, processor.flags())):
+            raise BackendUnavailable(f"target {target} cannot make precision {word} here: {reason}")
 
 
 def check_model(source: Source, graphs: Sequence[str]) -> None:

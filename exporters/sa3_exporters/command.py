@@ -18,7 +18,7 @@ from sa3_engines.engine import GRAPHS
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
 from sa3_engines.flags import Parser
 from sa3_engines.tiers import TIERS, TYPES
-from sa3_exporters import INTERRUPTED, NAME, asked, push, weights
+from sa3_exporters import INTERRUPTED, NAME, asked, islands, push, weights
 from sa3_exporters.watch import Watch
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def _run(args: argparse.Namespace) -> int:
         raise InvalidRequest(f"no graph is asked for; choose from {', '.join(GRAPHS)}")
     asked.check_words(precision, graphs)
     asked.check_seconds(args.min_seconds, args.opt_seconds, args.max_seconds)
-    asked.check_table(args.islands)
+    if args.islands is not None:
+        islands.check(args.islands)
+    asked.check_made(args.target, precision)
     source = models.locate(args.model, revision=args.revision, bundles=False)
     profile = _profile(args, source.config.longest_seconds)
     asked.check_model(source, graphs)

@@ -19,7 +19,7 @@ from sa3_engines import bundle
 from sa3_engines.errors import InvalidRequest
 from sa3_engines.models import Source
 from sa3_engines.tiers import EXACT, TIERS
-from sa3_exporters import placing, targets
+from sa3_exporters import targets
 from sa3_exporters.targets import Tier
 
 TABLE = Path(__file__).with_name("islands.json")
@@ -41,6 +41,11 @@ def patterns(target: str, tier: str, file: Path | None = None) -> tuple[str, ...
     return ()
 
 
+def check(file: Path) -> None:
+    """Refuses what is no table."""
+    _table(file)
+
+
 def is_exact(tier: Tier, key: str) -> bool:
     return tier.name == EXACT or any(re.search(pattern, key) for pattern in tier.exact)
 
@@ -56,6 +61,8 @@ def number_type(tier: Tier, key: str, shape: tuple[int, int]) -> str:
 
 def doubt(file: Path | None, source: Source, target: str) -> str | None:
     """What to say where a table was derived from other weights than it is used for."""
+    from sa3_exporters import placing  # imports torch, and a table is refused before that
+
     found = {} if file is None else _table(file)
     if "digest" not in found or found["digest"] == placing.digest(source):
         return None
@@ -73,7 +80,7 @@ def _table(path: Path) -> Mapping[str, Any]:
         raw = json.loads(path.read_text("utf-8"))
     except OSError as e:
         raise InvalidRequest(f"table of islands {path} cannot be read: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise InvalidRequest(f"table of islands {path} is not JSON: {e}") from e
     _check(raw, path)
     return cast("Mapping[str, Any]", raw)

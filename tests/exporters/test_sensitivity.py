@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from sa3_engines import models, quantise, tiers
 from sa3_engines.bundle import Profile
 from sa3_engines.engine import GRAPHS, Options
 from sa3_engines.errors import ParityError
-from sa3_exporters import forms, islands, onnx_tiers, placing, sensitivity, targets
+from sa3_exporters import forms, islands, layers, onnx_tiers, placing, sensitivity, targets
 from sa3_exporters.build import Recipe
+from sa3_exporters.layers import Answer, Part, Result
 from sa3_exporters.parity import Gate
-from sa3_exporters.sensitivity import Answer, Part, Result
 from sa3_exporters.targets import Form, Tier, Work
 from stable_audio_3.engine import BACKEND as TORCH
 
@@ -44,7 +46,7 @@ def part_of(folder: Path, graph: str) -> Part:
     engine = TORCH.open(source, Options(device="cpu", precision="fp32", threads=1))
     profile = Profile(min_seconds=0, opt_seconds=0.5, max_seconds=0.5)
     recipe = Recipe(source=source, out=folder, graphs=("prepare", graph), profile=profile)
-    return next(part for part in sensitivity.parts(engine, recipe) if part.graph == graph)
+    return next(part for part in layers.parts(engine, recipe) if part.graph == graph)
 
 
 def tier_of(name: str) -> Tier:
@@ -54,7 +56,7 @@ def tier_of(name: str) -> Tier:
 
 
 def measured(folder: Path, graph: str, tier: str = "fast") -> Result:
-    return sensitivity.measure(part_of(folder, graph), onnx_tiers.form, tier_of(tier), iter)
+    return layers.measure(part_of(folder, graph), onnx_tiers.form, tier_of(tier), iter)
 
 
 def test_a_planted_layer_stays_fp32(planted: Path):
@@ -79,7 +81,7 @@ def test_the_model_is_itself_again_afterwards(golden: Path):
     part = part_of(golden / "tiny-small", "step")
     (before,) = part.ask(part.cases[0])
     all_of_them = ((linear, Form("int8", 0, np.zeros_like)) for linear in part.linears.values())
-    with pytest.raises(KeyboardInterrupt), sensitivity.formed(all_of_them):
+    with pytest.raises(KeyboardInterrupt), layers.formed(all_of_them):
         assert not np.array_equal(part.ask(part.cases[0])[0], before)
         raise KeyboardInterrupt
     assert np.array_equal(part.ask(part.cases[0])[0], before)
@@ -90,7 +92,7 @@ def test_activations_are_quantised_by_group_and_token(columns: int):
     x = torch.randn(2, 3, columns, generator=torch.Generator().manual_seed(0))
     levels, scale = quantise.int8(x.reshape(6, columns).numpy(), 64)
     expected = quantise.dequantise(levels, scale, 64)
-    assert np.allclose(sensitivity.activations(x, 64).reshape(6, columns).numpy(), expected, atol=1e-6)
+    assert np.allclose(layers.activations(x, 64).reshape(6, columns).numpy(), expected, atol=1e-6)
 
 
 def test_as_few_layers_as_will_do():
@@ -106,18 +108,18 @@ def test_as_few_layers_as_will_do():
 
     ranked = [str(i) for i in range(8)]
     for needed in range(1, 6):
-        count, after = sensitivity._fewest(ranked, answer(needed), Answer(0.5, 3.0), 0.995, 5)
+        count, after = layers._fewest(ranked, answer(needed), Answer(0.5, 3.0), 0.995, 5)
         assert (count, after.cosine) == (needed, 0.999)
-    assert sensitivity._fewest(ranked, answer(7), Answer(0.5, 3.0), 0.995, 5) == (5, Answer(0.5, 30.0))
-    assert sensitivity._fewest(ranked, answer(7), Answer(0.996, 9.0), 0.995, 5)[0] == 0
+    assert layers._fewest(ranked, answer(7), Answer(0.5, 3.0), 0.995, 5) == (5, Answer(0.5, 30.0))
+    assert layers._fewest(ranked, answer(7), Answer(0.996, 9.0), 0.995, 5)[0] == 0
     assert max(asked) == 5
 
 
 def test_not_a_number_is_as_far_as_can_be():
     ones = np.ones(3, np.float32)
     spoiled = np.array([1, np.nan, 1], np.float32)
-    assert sensitivity.compare([[ones], [ones, ones]], [[ones], [ones, spoiled]]) == Answer(-1.0, -200.0)
-    assert sensitivity.compare([[ones], [ones, ones]], [[ones], [ones, -ones]]).cosine == pytest.approx(-1)  # the worst
+    assert layers.compare([[ones], [ones, ones]], [[ones], [ones, spoiled]]) == Answer(-1.0, -200.0)
+    assert layers.compare([[ones], [ones, ones]], [[ones], [ones, -ones]]).cosine == pytest.approx(-1)  # the worst
 
 
 def test_the_table_is_what_export_reads(planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -162,12 +164,12 @@ def test_what_is_promised_is_what_the_gate_finds(tmp_path: Path, monkeypatch: py
     recipe = Recipe(source=nano, out=tmp_path, graphs=("prepare", "step"), profile=profile)
     placing.place(nano, tmp_path)
     engine = TORCH.open(nano, Options(device="cpu", precision="fp32"))
-    part = list(sensitivity.parts(engine, recipe))[-1]
+    part = list(layers.parts(engine, recipe))[-1]
     before = tier_of("compact")
-    result = sensitivity.measure(part, onnx_tiers.form, before, iter)
+    result = layers.measure(part, onnx_tiers.form, before, iter)
     assert result.before.cosine < tiers.FLOORS["compact"] < 0.995 <= result.after.cosine
     gate = Gate(engine, profile)
-    for made, promised in ((before, None), (sensitivity.with_islands(before, result), result.after.cosine)):
+    for made, promised in ((before, None), (layers.with_islands(before, result), result.after.cosine)):
         known = {graph: nano.folder / f"{graph}.onnx" for graph in recipe.graphs}
         weights = placing.weights(tmp_path, None)
         work = Work(folder=tmp_path, config=nano.config, networks=None, weights=weights, known=known)
@@ -188,7 +190,7 @@ def test_an_interrupt_writes_nothing(
     def interrupted(part: Part, *rest: Any) -> Result:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sensitivity, "measure", interrupted)
+    monkeypatch.setattr(layers, "measure", interrupted)
     command = ["--model", str(golden / "tiny-small"), "--out", str(tmp_path / "x.json")]
     assert sensitivity.main(command) == 130
     assert "nothing was written" in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -198,3 +200,22 @@ def test_an_error_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert sensitivity.main(["--model", "nano", "--out", str(tmp_path / "no" / "x.json")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("sensitivity: ") and "there is no folder" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["--tier", "exact"], 2),
+        (["--tier", "high"], 4),
+        (["--model", "nope"], 3),
+        (["--out", "no/x.json"], 2),
+    ],
+)
+def test_what_can_be_told_without_torch_is(tmp_path: Path, words: list[str], code: int):
+    program = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules))\n"
+    program += "from sa3_exporters import sensitivity; sys.exit(sensitivity.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "--model", "nano", "--out", "x.json", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.endswith("False\n") and done.stderr.count("\n") == (code != 0)
