@@ -179,11 +179,11 @@ def test_adapters_that_fail_half_way_leave_nothing_behind(
     plain = make(small).latents
     merge, left = Merger.weight, [10]
 
-    def fails(self: Merger, *args: Any) -> Any:
+    def fails(self: Merger, *args: Any, **how: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        return merge(self, *args)
+        return merge(self, *args, **how)
 
     try:
         small.load_adapter(golden / "tiny-small/loras/lora.safetensors")
