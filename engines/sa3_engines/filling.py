@@ -23,8 +23,6 @@ CONSTANTS = {
     "seconds.weight": CONDITIONERS + "seconds_total.embedder.embedding.1.weight",
     "seconds.bias": CONDITIONERS + "seconds_total.embedder.embedding.1.bias",
 }
-# Of weights, in the number types of checkpoints' files that hold less than fp32.
-_LARGEST = {"F16": float(np.finfo(np.float16).max)}
 # The transformer's modules that `prepare` applies; all others are `step`'s.
 _OF_PREPARE = ("to_cond_embed.", "to_global_embed.", ".cross_attn.to_kv.", ".to_local_embed.")
 
@@ -50,9 +48,11 @@ class Host:
             if key.startswith(DIT) and key.endswith(".weight") and len(shape) > 1
         }
 
-    def merged(self, adapters: Sequence[ActiveAdapter], graph: str | None = None) -> Iterator[tuple[str, Array]]:
+    def merged(
+        self, adapters: Sequence[ActiveAdapter], graph: str | None = None, *, largest: float = LARGEST
+    ) -> Iterator[tuple[str, Array]]:
         """The weights that the adapters change and their names in the checkpoint, one at a time; of one graph alone,
-        where it is named.
+        where it is named. largest: what they may hold where the engine puts them.
         """
         if not adapters:
             return
@@ -62,7 +62,6 @@ class Host:
                 key = f"model.{module}.weight"
                 if graph is not None and graph_of(key) != graph:
                     continue
-                largest = _LARGEST.get(self.weights.tensors[key].dtype, LARGEST)
                 weight = self._merger.weight(module, self.weights.array(key), adapters, largest=largest)
                 if weight is not None:
                     yield key, weight

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sa3_engines import bundle, mapped, processor
+from sa3_engines import bundle, mapped, onnx_types, processor
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
@@ -259,7 +259,7 @@ class OnnxEngine:
         settings = _settings(self._device)
         try:
             with mapped.claimed(path.parent) as pages:
-                session = runtime().InferenceSession(path, options, providers=[(provider, settings)])
+                session = runtime().InferenceSession(self._model(graph), options, providers=[(provider, settings)])
         except _failures() as e:
             raise BundleError(f"{path} cannot be opened by ONNX Runtime {runtime().__version__}: {e}") from e
         # A provider that fails to start is replaced by the CPU without an error.
@@ -269,6 +269,13 @@ class OnnxEngine:
                 f"device {self._device}: {provider} did not start, {used} did; {_FIXES[_kind(self._device)]}"
             )
         return Opened(session, pages)
+
+    def _model(self, graph: str) -> Path | bytes:
+        """The graph's file; where weights are stored in half precision, one that takes adapted ones as they are."""
+        path, stored, small = self._graphs[graph], self._host.weights.tensors, self._small.get(graph)
+        whole = [key for key in self._changed.get(graph, ()) if key in stored and not (small and key in small.tensors)]
+        half = [key for key in whole if stored[key].dtype != "F32"]
+        return onnx_types.as_fp32(path.read_bytes(), half) if half else path
 
     def _options(self, graph: str) -> Any:
         options = runtime().SessionOptions()
@@ -293,6 +300,9 @@ class OnnxEngine:
             options.add_session_config_entry("session.disable_prepacking", "1")
         changed = self._changed.get(graph)
         if changed:
+            # Only a file is known to lie beside the weights that stay.
+            beside = str(self._graphs[graph].parent)
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", beside)
             self._values[graph] = list(changed.values())
             options.add_external_initializers(list(changed), self._values[graph])
         return options
@@ -301,25 +311,12 @@ class OnnxEngine:
         """A changed weight as the graph takes it. Quantised again where it was: the kept original plus the change is
         no further from what it stands for than the original was.
         """
+        value = runtime().OrtValue.ortvalue_from_numpy
         file = self._small.get(graph)
         if file is None or key not in file.tensors:
-            return {key: self._value(key, weight)}
+            return {key: value(np.ascontiguousarray(weight))}
         levels, scale = Blocks.parse(file.metadata[key]).store(weight)
-        value = runtime().OrtValue.ortvalue_from_numpy
         return {key: value(levels), key + SCALE: value(scale)}
-
-    def _value(self, key: str, array: Array) -> Any:
-        """In the type the graph declares, which is the file's: adapted half-precision weights are rounded once more."""
-        values = runtime().OrtValue
-        match self._host.weights.tensors[key].dtype:
-            case "F16":
-                return values.ortvalue_from_numpy(array.astype(np.float16))
-            case "BF16":
-                bits = array.view(np.uint32)
-                rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-                return values.ortvalue_from_numpy_with_onnx_type(rounded.astype(np.uint16), 16)
-            case _:
-                return values.ortvalue_from_numpy(np.ascontiguousarray(array))
 
 
 def _kind(device: str) -> str:

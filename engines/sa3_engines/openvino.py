@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sa3_engines import bundle, mapped, openvino_graph, openvino_weights, processor
-from sa3_engines.adapters import ActiveAdapter
+from sa3_engines.adapters import LARGEST, ActiveAdapter
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
 from sa3_engines.errors import BackendUnavailable, BundleError, Sa3Error
@@ -206,7 +206,8 @@ class OpenVinoEngine:
         openvino_graph.keep_dimensions(model)
         openvino_graph.copy_sizes(model)
         if adapters:
-            openvino_weights.replace(model, self._host.merged(adapters, graph))
+            largest = openvino_weights.LARGEST.get(self._precision, LARGEST)
+            openvino_weights.replace(model, self._host.merged(adapters, graph, largest=largest), self._precision)
         return model
 
     def _compile(self, graph: str, model: Model, more: Mapping[str, str] | None = None) -> Ready:

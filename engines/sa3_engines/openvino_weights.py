@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 GROUP4 = 64  # columns that share a scale at four bits; at eight it is the whole row
+HALF = ("bf16", "fp16")
+LARGEST = {"fp16": float(np.finfo(np.float16).max)}  # of what is less than fp32's
 # Our names of number types by OpenVINO's.
 TYPES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "i4": "int4"}
 
@@ -77,11 +79,15 @@ def constant(tensor: Tensor, name: str) -> Node:
     return made
 
 
-def replace(model: Model, weights: Iterable[tuple[str, Array]]) -> None:
-    """Puts other weights into the places of a graph's own, in the form they have there."""
+def replace(model: Model, weights: Iterable[tuple[str, Array]], precision: str) -> None:
+    """Puts other weights into the places of a graph's own. Those of a lower precision take the form they have there;
+    half precision that is the checkpoint's own takes fp32, which costs nothing once they are packed.
+    """
     held = {node.get_friendly_name(): node for node in model.get_ops() if node.get_type_name() == "Constant"}
     for key, weight in weights:
         kind = TYPES[held[key].get_element_type().get_type_name()]
+        if kind in HALF and kind != precision:
+            kind = "fp32"
         for suffix, tensor in numbers(weight, kind).items():
             held[key + suffix].output(0).replace(constant(tensor, key + suffix).output(0))
 

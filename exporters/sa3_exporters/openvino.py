@@ -22,7 +22,6 @@ from sa3_exporters.targets import Form, Tier, Weight, Work
 if TYPE_CHECKING:
     from openvino import Model, Node
 
-HALF = ("bf16", "fp16")
 # The input that what a graph works on comes from, and those that only steer it.
 STREAM = {"text": "rows", "prepare": "context", "step": "x", "encode": "audio", "decode": "latents"}
 STEERING = frozenset({"timestep", "global_embed", "global_cond"})
@@ -86,7 +85,7 @@ def form(graph: str, tier: Tier, key: str, shape: tuple[int, int]) -> Form | Non
 
 def _stays_exact(graph: str, tier: Tier) -> bool:
     """The text encoder takes a hundredth of a clip's time, and is known to lose tokens in half precision."""
-    return tier.type in HALF and graph == "text"
+    return tier.type in openvino_weights.HALF and graph == "text"
 
 
 def _kind(tier: Tier, key: str, shape: tuple[int, ...]) -> str:
@@ -103,7 +102,7 @@ def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
     import openvino
 
     model = openvino.Core().read_model(work.folder / f"{graph}.onnx")
-    kept = islands(model, graph, tier) if tier.type in HALF else frozenset[str]()
+    kept = islands(model, graph, tier) if tier.type in openvino_weights.HALF else frozenset[str]()
     kinds = {key: _kind(tier, key, work.weights[key].stored.shape) for _, key in linears(model, work.weights)}
     if set(kinds.values()) <= {"fp32"}:
         return ()
@@ -116,7 +115,7 @@ def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
         name = f"{graph}.{tier.name}"
     small = frozenset(_store(model, kinds, work.weights, work.folder))
     openvino.serialize(model, work.folder / f"{name}.xml", work.folder / f"{name}.bin")
-    if tier.type in HALF:
+    if tier.type in openvino_weights.HALF:
         _mark(work.folder / f"{name}.xml", kept, small)
     made[outcome] = f"{name}.xml", f"{name}.bin"
     return made[outcome]

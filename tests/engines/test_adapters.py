@@ -17,6 +17,7 @@ from sa3_engines import adapters, models
 from sa3_engines.adapters import ActiveAdapter, Adapter, Merger
 from sa3_engines.errors import CheckpointError, InvalidRequest, ModelNotFound
 from sa3_engines.filling import Host
+from sa3_engines.openvino import OpenVinoEngine
 from sa3_engines.quantise import Blocks
 
 Array = np.ndarray
@@ -200,7 +201,7 @@ def test_a_strength_that_leaves_no_numbers_is_refused(kind: str, strength: float
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_half_precision_does_not_hold_is_refused_where_it_is_stored(tmp_path: Path):
+def test_what_half_precision_does_not_hold_is_refused_where_it_is_put():
     stack = [ActiveAdapter(adapter=make("lora"), strength=1e5)]
     made = Merger().weight(MODULE, weight(), stack)
     assert made is not None and np.abs(made).max() > 65504
@@ -213,9 +214,13 @@ def test_what_half_precision_does_not_hold_is_refused_where_it_is_stored(tmp_pat
     (rows, columns), rank = host.adaptable()[module], 3
     tensors = {"lora_A": np.ones((rank, columns), np.float32), "lora_B": np.ones((rows, rank), np.float32)}
     one = make("lora", modules={module: tensors})
-    assert len(list(host.merged([ActiveAdapter(adapter=one)]))) == 1
+    strong = [ActiveAdapter(adapter=one, strength=1e5)]
+    assert len(list(host.merged(strong))) == 1
     with pytest.raises(InvalidRequest, match=f"adapter lora at strength 100000 makes numbers of {module}"):
-        list(host.merged([ActiveAdapter(adapter=one, strength=1e5)]))
+        list(host.merged(strong, largest=65504))
+    half = OpenVinoEngine(source.config, {"step": source.folder / "step.onnx"}, precision="fp16")
+    with pytest.raises(InvalidRequest, match=f"adapter lora at strength 100000 makes numbers of {module}"):
+        half.set_adapters(strong)
 
 
 def test_what_is_no_file_of_an_adapter_is_told_as_that(tmp_path: Path):
