@@ -72,6 +72,14 @@ def cosine(reference: Array, other: Array) -> float:
     return both / size if size > 0 else 0.0
 
 
+def agreement(reference: Array, other: Array) -> float:
+    """The cosine where both are equally large, and less where one is larger: half as large makes 0.8."""
+    if not _comparable(reference, other):
+        return math.nan
+    power, others, both, error = _sums(reference, other)
+    return 1.0 if error == 0 else 2 * both / (power + others)
+
+
 def _sums(reference: Array, other: Array) -> tuple[float, float, float, float]:
     """Of squares of the one, of the other, of products, and of squares of differences, with the digits of fp64; a piece
     at a time, since what a network keeps for all its layers is large enough as it is.

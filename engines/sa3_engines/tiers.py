@@ -5,8 +5,9 @@
     fast     int8 products
     compact  weights stored small, for memory
 
-A tier's floor is the cosine that a graph's answer must keep to the reference's on the same inputs; an export that stays
-below it is not published. `auto` takes the fastest tier that keeps what `high` promises, and never one below.
+A tier's floor is the cosine that a graph's answer must keep to the reference's on the same inputs, where an answer of
+another size counts like one of another direction; an export that stays below it is not published. `auto` takes the
+fastest tier that keeps what `high` promises, and never one below.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ TRANSFORMER = ("prepare", "step")  # any other graph may stay fp32 as a whole
 class Answer:
     """How near a graph's answer came to the reference's: the worst of all cases."""
 
-    cosine: float
+    agreement: float
     snr_db: float
 
 
@@ -53,7 +53,7 @@ class Answer:
 class Layer:
     key: str  # the weight's name in the checkpoint
     work: float  # its share of the graph's multiplications
-    cosine: float  # of the graph's answer with this layer alone in the tier's form
+    agreement: float  # of the graph's answer with this layer alone in the tier's form
     snr_db: float
     exact: bool = False
 
@@ -143,8 +143,8 @@ def activations(x: Tensor, group: int) -> Tensor:
 def compare(expected: Iterable[Sequence[Array]], got: Iterable[Sequence[Array]]) -> Answer:
     """The worst of all. What is not a number is as far away as can be."""
     pairs = [pair for cases in zip(expected, got, strict=True) for pair in zip(*cases, strict=True)]
-    cosine, snr_db = ([measure(a, b) for a, b in pairs] for measure in (likeness.cosine, likeness.snr_db))
-    return Answer(min(cosine), min(snr_db)) if np.isfinite(cosine).all() else Answer(-1.0, -200.0)
+    agreement, snr_db = ([measure(a, b) for a, b in pairs] for measure in (likeness.agreement, likeness.snr_db))
+    return Answer(min(agreement), min(snr_db)) if np.isfinite(agreement).all() else Answer(-1.0, -200.0)
 
 
 def work(part: Part) -> dict[str, float]:
@@ -187,13 +187,13 @@ def measure(part: Part, make: MakesForm, tier: Tier, watch: Watch) -> Result:
     layers: list[Layer] = []
     for key in watch(forms):
         alone = answer([key], small)
-        layers.append(Layer(key, shares[key], alone.cosine, alone.snr_db))
+        layers.append(Layer(key, shares[key], alone.agreement, alone.snr_db))
     layers.sort(key=lambda layer: -layer.rank)
     before = answer(forms)
     most = _most(layers) if part.graph in TRANSFORMER else len(layers)
     count, after = _fewest([layer.key for layer in layers], answer, before, floor, most)
     marked = tuple(replace(layer, exact=i < count) for i, layer in enumerate(layers))
-    return Result(before, after, after.cosine >= floor, marked)
+    return Result(before, after, after.agreement >= floor, marked)
 
 
 def _most(layers: Sequence[Layer]) -> int:
@@ -210,15 +210,15 @@ def _fewest(
     ranked: Sequence[str], answer: Callable[[Sequence[str]], Answer], before: Answer, floor: float, most: int
 ) -> tuple[int, Answer]:
     """How many of the first layers must stay fp32 for the floor, and the answer then; with `most` it may still fail."""
-    if before.cosine >= floor:
+    if before.agreement >= floor:
         return 0, before
     low, high, found = 0, most, answer(ranked[most:])
-    if found.cosine < floor:
+    if found.agreement < floor:
         return most, found
     while high - low > 1:
         middle = (low + high) // 2
         tried = answer(ranked[middle:])
-        if tried.cosine >= floor:
+        if tried.agreement >= floor:
             high, found = middle, tried
         else:
             low = middle

@@ -46,6 +46,7 @@ class Parity:
     """The worst over all cases."""
 
     cosine: float
+    agreement: float  # what the floor is for: the cosine, and less where the size differs too
     snr_db: float
     relative_error: float
     sizes: tuple[str, ...]
@@ -65,14 +66,15 @@ class Gate:
         encodes and then decodes.
         """
         floor, limit = FLOORS[tier], LARGEST_ERROR.get(tier, math.inf)
-        worst = Parity(cosine=1.0, snr_db=200.0, relative_error=0.0, sizes=(), more={})
+        worst = Parity(cosine=1.0, agreement=1.0, snr_db=200.0, relative_error=0.0, sizes=(), more={})
         for case, expected in self._asked(graph):
             got = outputs(graph, candidate, case)
             for name, value in expected.items():
                 found = _measure(value, got[name])
-                if not (found.cosine >= floor and found.relative_error <= limit):  # NaN must not pass
+                if not (found.agreement >= floor and found.relative_error <= limit):  # NaN must not pass
                     raise ParityError(
-                        f"{graph} at {case.size}: {name} differs from the torch engine: cosine {found.cosine:.6f}, "
+                        f"{graph} at {case.size}: {name} differs from the torch engine: cosine {found.cosine:.6f}"
+                        f"{_size(value, got[name]) if found.cosine >= floor else ''}, "
                         f"{found.relative_error:.2g} of the largest value ({found.snr_db:.0f} dB); {tier} asks for a "
                         f"cosine of {floor:g}" + (f" and at most {limit:g}" if limit < math.inf else "")
                     )
@@ -110,6 +112,7 @@ def _more(graph: str, expected: Mapping[str, Array], got: Mapping[str, Array]) -
 def _measure(expected: Array, got: Array) -> Parity:
     return Parity(
         cosine=likeness.cosine(expected, got),
+        agreement=likeness.agreement(expected, got),
         snr_db=likeness.snr_db(expected, got),
         relative_error=likeness.relative_error(expected, got),
         sizes=(),
@@ -117,10 +120,15 @@ def _measure(expected: Array, got: Array) -> Parity:
     )
 
 
+def _size(expected: Array, got: Array) -> str:
+    return f" at {np.linalg.norm(got) / (np.linalg.norm(expected) or 1.0):.3g} times the size"
+
+
 def _worse(a: Parity, b: Parity) -> Parity:
     more = {name: max(a.more.get(name, 0.0), b.more.get(name, 0.0)) for name in {**a.more, **b.more}}
     return Parity(
         cosine=min(a.cosine, b.cosine),
+        agreement=min(a.agreement, b.agreement),
         snr_db=min(a.snr_db, b.snr_db),
         relative_error=max(a.relative_error, b.relative_error),
         sizes=a.sizes,

@@ -94,10 +94,10 @@ def _write(out: Path, found: Mapping[str, Any]) -> None:
 
 def _line(graph: str, result: Result) -> str:
     found = [layer for layer in result.layers if layer.exact]
-    text = f"{graph:<7} {result.before.snr_db:5.1f} dB, cosine {result.before.cosine:.5f}"
+    text = f"{graph:<7} {result.before.snr_db:5.1f} dB, agreement {result.before.agreement:.5f}"
     if found:
         share = sum(layer.work for layer in found)
-        text += f"; with {len(found)} layers in fp32 ({share:.1%} of the work) {result.after.cosine:.5f}"
+        text += f"; with {len(found)} layers in fp32 ({share:.1%} of the work) {result.after.agreement:.5f}"
     return text
 
 

@@ -26,6 +26,17 @@ def test_large_answers_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch):
     assert likeness.cosine(a, a) == 1.0
 
 
+def test_agreement_sees_another_size():
+    a = np.array([1.0, 2.0, -3.0])
+    assert likeness.agreement(a, a) == likeness.agreement(np.zeros(3), np.zeros(3)) == 1.0
+    assert likeness.agreement(a, a / 2) == likeness.agreement(a, 2 * a) == pytest.approx(0.8)
+    assert likeness.agreement(a, -a) == pytest.approx(-1.0)
+    assert likeness.agreement(a, np.zeros(3)) == 0.0
+    b = a[::-1].copy()  # as large
+    assert likeness.agreement(a, b) == pytest.approx(likeness.cosine(a, b))
+    assert np.isnan(likeness.agreement(a, np.array([np.nan, 0.0, 1.0])))
+
+
 def test_cosine():
     a = np.array([1.0, 0.0, 1.0])
     assert likeness.cosine(a, 5 * a) == pytest.approx(1.0)

@@ -73,13 +73,14 @@ def _number(tape: ir.tape.Tape, value: Any, name: str) -> ir.Value:
 
 
 def half_as_loud(model: ir.Model) -> None:
-    """What the gate does not see in the encoder alone: the direction is the same. The decoder hears it."""
+    """Of a cosine of 1 all the same."""
     _after(model, lambda tape, out: tape.op("Mul", [out, _number(tape, np.float32(0.5), "half")]))
 
 
 def silent_at_one_length(model: ir.Model) -> None:
-    """What the decoder is never asked alone."""
-    latents = model.graph.inputs[0]
+    """What neither half is asked alone."""
+    (out,), (given, *_) = model.graph.outputs, model.graph.inputs
+    latents = out if out.name == "latents" else given
 
     def make(tape: ir.tape.Tape, out: ir.Value) -> ir.Value:
         length = tape.op("Shape", [latents], {"start": 2, "end": 3})
@@ -120,10 +121,16 @@ def test_what_keeps_its_floor_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert files(found) == ["encode.int8.onnx", "decode.int8.onnx"] and not notes
 
 
+def test_an_answer_of_another_size_is_not_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found, notes = exported(tmp_path, monkeypatch, {"encode": half_as_loud})
+    assert files(found) == ["encode.onnx", "decode.int8.onnx"]
+    assert len(notes) == 1 and "cosine 1.000000 at 0.5 times the size" in notes[0]
+
+
 @pytest.mark.parametrize(
     ("damage", "exact"),
     [
-        ({"encode": half_as_loud}, ["encode"]),
+        ({"encode": silent_at_one_length}, ["encode"]),
         ({"decode": silent_at_one_length}, ["decode"]),
     ],
 )

@@ -62,14 +62,14 @@ def measured(folder: Path, graph: str, tier: str = "fast") -> Result:
 def test_a_planted_layer_stays_fp32(planted: Path):
     result = measured(planted, "step")
     assert PLANTED in [layer.key for layer in result.layers if layer.exact]
-    assert result.before.cosine < 0.995 <= result.after.cosine and result.keeps
+    assert result.before.agreement < 0.995 <= result.after.agreement and result.keeps
     assert sum(layer.exact for layer in result.layers) < 5
 
 
 @pytest.mark.parametrize("graph", ["text", "prepare", "step", "encode", "decode"])
 def test_a_healthy_model_needs_no_more_islands(golden: Path, graph: str):
     result = measured(golden / "tiny-small", graph)
-    assert result.keeps and result.before == result.after and 0.995 < result.before.cosine < 1
+    assert result.keeps and result.before == result.after and 0.995 < result.before.agreement < 1
     assert result.layers and not any(layer.exact for layer in result.layers)
     assert sum(layer.work for layer in result.layers) <= 1.0001
     assert list(result.layers) == sorted(result.layers, key=lambda layer: -layer.rank)
@@ -109,7 +109,7 @@ def test_as_few_layers_as_will_do():
     ranked = [str(i) for i in range(8)]
     for needed in range(1, 6):
         count, after = layers._fewest(ranked, answer(needed), Answer(0.5, 3.0), 0.995, 5)
-        assert (count, after.cosine) == (needed, 0.999)
+        assert (count, after.agreement) == (needed, 0.999)
     assert layers._fewest(ranked, answer(7), Answer(0.5, 3.0), 0.995, 5) == (5, Answer(0.5, 30.0))
     assert layers._fewest(ranked, answer(7), Answer(0.996, 9.0), 0.995, 5)[0] == 0
     assert max(asked) == 5
@@ -119,7 +119,7 @@ def test_not_a_number_is_as_far_as_can_be():
     ones = np.ones(3, np.float32)
     spoiled = np.array([1, np.nan, 1], np.float32)
     assert layers.compare([[ones], [ones, ones]], [[ones], [ones, spoiled]]) == Answer(-1.0, -200.0)
-    assert layers.compare([[ones], [ones, ones]], [[ones], [ones, -ones]]).cosine == pytest.approx(-1)  # the worst
+    assert layers.compare([[ones], [ones, ones]], [[ones], [ones, -ones]]).agreement == pytest.approx(-1)  # the worst
 
 
 def test_the_table_is_what_export_reads(planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -167,9 +167,9 @@ def test_what_is_promised_is_what_the_gate_finds(tmp_path: Path, monkeypatch: py
     part = list(layers.parts(engine, recipe))[-1]
     before = tier_of("compact")
     result = layers.measure(part, onnx_tiers.form, before, iter)
-    assert result.before.cosine < tiers.FLOORS["compact"] < 0.995 <= result.after.cosine
+    assert result.before.agreement < tiers.FLOORS["compact"] < 0.995 <= result.after.agreement
     gate = Gate(engine, profile)
-    for made, promised in ((before, None), (layers.with_islands(before, result), result.after.cosine)):
+    for made, promised in ((before, None), (layers.with_islands(before, result), result.after.agreement)):
         known = {graph: nano.folder / f"{graph}.onnx" for graph in recipe.graphs}
         weights = placing.weights(tmp_path, None)
         work = Work(folder=tmp_path, config=nano.config, networks=None, weights=weights, known=known)
