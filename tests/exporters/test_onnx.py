@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from safetensors import safe_open
 
@@ -94,6 +96,20 @@ def test_every_changing_size_has_a_name(bundles: Mapping[str, Path]):
             for value in onnx.load(folder / f"{graph}.onnx", load_external_data=False).graph.input:
                 dims = value.type.tensor_type.shape.dim
                 assert any(dim.dim_param for dim in dims) or value.name.startswith("rope_")
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_nothing_is_computed_twice_or_for_nothing(bundles: Mapping[str, Path], name: str):
+    for graph in GRAPHS:
+        nodes = list(ir.load(bundles[name] / f"{graph}.onnx").graph)
+        said = Counter((node.op_type, tuple(node.inputs), str(node.attributes)) for node in nodes)
+        assert max(said.values()) == 1, said.most_common(1)
+        assert all(out.uses() or out.is_graph_output() for node in nodes for out in node.outputs[:1])
+        for node in nodes:
+            if node.op_type == "Slice":
+                start, end = (ir.convenience.get_const_tensor(value) for value in node.inputs[1:3] if value)
+                whole = start and end and not start.numpy().any() and (end.numpy() == np.iinfo(np.int64).max).all()
+                assert not whole, node.name
 
 
 # What is in a bundle
