@@ -13,7 +13,7 @@ from sa3_runtime import conditioning
 from sa3_runtime.adapters import Adapters
 from sa3_runtime.conditioning import Conditioner
 from sa3_runtime.guidance import Guidance
-from sa3_runtime.request import Request
+from sa3_runtime.request import Plan
 
 Array = np.ndarray
 Tokens = tuple[Array, Array]  # ids and mask, each (items, max_tokens)
@@ -45,7 +45,7 @@ class Denoiser:
         self,
         engine: Engine,
         adapters: Adapters,
-        request: Request,
+        planned: Plan,
         prompts: Prompts,
         local: Array | None,
         valid: Array | None,
@@ -57,12 +57,13 @@ class Denoiser:
         """valid (items, frames) None: nothing is masked. `check` raises when the caller has had enough. last: nothing
         is prepared after this.
         """
+        request = planned.request
         self._engine, self._adapters, self._request = engine, adapters, request
         self._prompts, self._local, self._frames, self._check = prompts, local, frames, check
         # Where every frame of every item is sound there is nothing to mask.
         self._valid = None if valid is None or valid.all() else valid
         self._guidance = Guidance(
-            scale=request.cfg_scale,
+            scale=planned.cfg_scale,
             apg_scale=request.apg_scale,
             interval=request.cfg_interval,
             rescale=request.cfg_rescale,
@@ -70,7 +71,7 @@ class Denoiser:
         )
         self._prepared: dict[bool, Outputs] = {}
         # Adapters and guidance that come and go with the noise level have it prepared again on the way.
-        steady = not adapters.loaded and (request.cfg_scale == 1 or tuple(request.cfg_interval) == (0, 1))
+        steady = not adapters.loaded and (planned.cfg_scale == 1 or tuple(request.cfg_interval) == (0, 1))
         self._prepares_once = last and steady
 
     def velocity(self, x: Array, t: Array) -> Array:

@@ -211,7 +211,7 @@ class Pipeline:
         if self._conditioner is None or self._tokenizer is None:
             missing = "transformer" if self._conditioner is None else "tokenizer.json"
             raise InvalidRequest(f"{self.source.name} has no {missing}; it cannot make sound from a prompt")
-        planned = plan(request, self.config)
+        planned = plan(request, self.config, self.limits)
         given = request.init_audio is not None or request.inpaint_audio is not None
         self._check_graphs(
             "text", "prepare", "step", *(("encode",) if given else ()), *(("decode",) if request.decode else ())
@@ -326,18 +326,26 @@ class Pipeline:
         with clock.measure("sample"):
             masked = valid if config.mask_padding else None
             denoiser = Denoiser(
-                self.engine, self.adapters, r, prompts, local, masked, total, lambda: watch.check("sample"), last=last
+                self.engine,
+                self.adapters,
+                planned,
+                prompts,
+                local,
+                masked,
+                total,
+                lambda: watch.check("sample"),
+                last=last,
             )
             state = x
             states = sampling.sample(planned.sampler, denoiser.velocity, x, levels, lambda: noise.draw("step", x.shape))
-            for index in range(r.steps):
+            for index in range(planned.steps):
                 if watch.step is not None:
                     watch.step(index, levels[:, index], state)
-                watch.at("sample", index, r.steps)
+                watch.at("sample", index, planned.steps)
                 state = next(states)
                 if not np.isfinite(state).all():
-                    raise BadOutput(f"sampling step {index + 1} of {r.steps}", "NaN or infinity")
-            watch.at("sample", r.steps, r.steps)
+                    raise BadOutput(f"sampling step {index + 1} of {planned.steps}", "NaN or infinity")
+            watch.at("sample", planned.steps, planned.steps)
         return state.astype(np.float32), valid
 
     def _levels(self, planned: Plan, total: int) -> Array:
@@ -346,7 +354,7 @@ class Pipeline:
         effective = lengths.effective(self.config, planned.seconds)
         if not self.config.schedule_by_length:
             effective = np.full_like(effective, total)
-        return schedule.build(r.steps, sigma_max, planned.shift, effective)
+        return schedule.build(planned.steps, sigma_max, planned.shift, effective)
 
     def _encoded(self, value: object, name: str, total: int, r: Request, noise: Noise, watch: Watch) -> Array | None:
         """Given audio as latents (1, channels, total); its length is cropped or filled with silence."""

@@ -21,6 +21,8 @@ from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
 
 MOST_STEPS, MOST_ITEMS = 1000, 256
+SECONDS = 30.0  # of a clip where nothing says how long it is to be, and the model makes as much well
+STEPS, CFG_SCALE = {True: 8, False: 50}, {True: 1.0, False: 7.0}  # by whether a model is post-trained
 INPUTS = ("init_audio", "inpaint_audio")
 
 
@@ -39,11 +41,11 @@ class Request:
 
     prompt: str | Sequence[str]
     negative_prompt: str | Sequence[str] | None = None
-    seconds: float | Sequence[float] = 30.0
+    seconds: float | Sequence[float] | None = None  # as long as what is given to listen to, else the model's own
     batch_size: int | None = None  # as many as there are prompts
     seed: int | Sequence[int] = -1  # one seed: one stream for the batch, as in the reference; -1: chosen
-    steps: int = 8
-    cfg_scale: float = 1.0
+    steps: int | None = None  # the model's own, like the scale of its guidance
+    cfg_scale: float | None = None
     sampler: str | None = None  # the model's own
     dist_shift: str | Mapping[str, Any] | None = None  # the model's own
     apg_scale: float = 1.0
@@ -80,6 +82,8 @@ class Plan:
     seconds: list[float]
     seeds: list[int] | None  # one stream per item; None: one for all
     seed: int
+    steps: int
+    cfg_scale: float
     sampler: str
     shift: Mapping[str, Any] | None
     sample_size: int
@@ -89,9 +93,11 @@ class Plan:
         return len(self.prompts)
 
 
-def plan(request: Request, config: ModelConfig) -> Plan:
-    """Every refusal that can be made without running anything is made here."""
-    r = _plain(request)
+def plan(request: Request, config: ModelConfig, limits: tuple[float, float] | None = None) -> Plan:
+    """Every refusal that can be made without running anything is made here. limits: the shortest and the longest clip
+    that the opened model makes, which a duration that nobody asked for keeps to.
+    """
+    r = _completed(_plain(request), config, limits)
     prompts = _texts(r.prompt, "prompt")
     others = [len(v) for v in (r.negative_prompt, r.seconds, r.seed) if _is_list(v)]
     items: Any = r.batch_size or len(prompts)
@@ -108,12 +114,12 @@ def plan(request: Request, config: ModelConfig) -> Plan:
         )
     seconds = [_seconds(s, config, sample_size) for s in _spread(r.seconds, items, "seconds")]
     seed, seeds = _seeds(r.seed, items)
-    _numbers(r)
-    _regions(r)
+    steps, cfg_scale = _numbers(r)
+    _regions(r, max(seconds))
     _adapter_uses(r.adapters)
     _continued(r, max(seconds))
     shift = schedule_options(r.dist_shift, config)
-    _levels(r.steps, shift, lengths.effective(config, seconds))
+    _levels(steps, shift, lengths.effective(config, seconds))
     return Plan(
         request=r,
         prompts=_spread(prompts, items, "prompt"),
@@ -123,6 +129,8 @@ def plan(request: Request, config: ModelConfig) -> Plan:
         seconds=seconds,
         seeds=seeds,
         seed=seed,
+        steps=steps,
+        cfg_scale=cfg_scale,
         sampler=sampling.default_for(config.objective) if r.sampler is None else sampling.find(r.sampler),
         shift=shift,
         sample_size=sample_size,
@@ -138,6 +146,19 @@ def _plain(request: Request) -> Request:
     heard = {name: getattr(request, name) for name in INPUTS}
     sounds = {name: as_sound(value, name) for name, value in heard.items() if value is not None}
     return replace(request, **plain, **sounds)
+
+
+def _completed(request: Request, config: ModelConfig, limits: tuple[float, float] | None) -> Request:
+    """With what is left to the model: its steps, its guidance, and how long it makes a clip."""
+    trained = config.objective == "rf_denoiser"
+    shortest, longest = limits or (0.0, config.longest_seconds)
+    if isinstance(request.sample_size, int):
+        longest = min(longest, request.sample_size / config.sample_rate)
+    given = [sound for sound in (request.inpaint_audio, request.init_audio) if isinstance(sound, Sound)]
+    # A continuation is longer than what it continues.
+    usual = given[0].seconds if given and not request.continue_audio else config.usual_seconds(SECONDS)
+    own = {"seconds": min(max(usual, shortest), longest), "steps": STEPS[trained], "cfg_scale": CFG_SCALE[trained]}
+    return replace(request, **{name: value for name, value in own.items() if getattr(request, name) is None})
 
 
 def _levels(steps: int, shift: Mapping[str, Any] | None, lengths_: np.ndarray) -> None:
@@ -215,7 +236,8 @@ def _seeds(value: Any, items: int) -> tuple[int, list[int] | None]:
     return chosen[0], chosen
 
 
-def _numbers(r: Request) -> None:
+def _numbers(r: Request) -> tuple[int, float]:
+    """The steps and the scale of the guidance, when every number is one that can be."""
     steps: Any = r.steps  # what a caller passed, whatever the annotation says
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
         raise InvalidRequest(f"steps {steps!r}; it must be a whole number from 1 to {MOST_STEPS}")
@@ -244,6 +266,8 @@ def _numbers(r: Request) -> None:
         raise InvalidRequest(f"finish {finish!r} and chunking {chunking!r}; a Finish and a Chunking were expected")
     if r.padding not in ("exclude", "zero") or r.resampler not in ("exact", "fast"):
         raise InvalidRequest("padding is 'exclude' or 'zero', and resampler 'exact' or 'fast'")
+    assert r.cfg_scale is not None
+    return steps, r.cfg_scale
 
 
 def _number(value: Any) -> Any:
@@ -285,7 +309,7 @@ def _pair(value: Any, what: str) -> tuple[float, float]:
     return first, second
 
 
-def _regions(r: Request) -> None:
+def _regions(r: Request, longest: float) -> None:
     regions: Any = r.inpaint_regions
     if not _is_list(regions):
         raise InvalidRequest(f"inpaint_regions is {regions!r}; a list of start and end seconds was expected")
@@ -302,7 +326,6 @@ def _regions(r: Request) -> None:
             raise InvalidRequest(f"inpaint region {start:g} to {end:g} s; both must be 0 or more")
         if end <= start:
             raise InvalidRequest(f"inpaint region {start:g} to {end:g} s is reversed or empty")
-    longest = max([float(s) for s in r.seconds] if isinstance(r.seconds, Sequence) else [r.seconds])
     for start, end in ordered:
         if start >= longest:
             raise InvalidRequest(f"inpaint region {start:g} to {end:g} s lies outside the {longest:g} s that are made")

@@ -78,6 +78,7 @@ class Case:
             batch_size=self.batch,
             seed=self.seed,
             steps=steps or self.steps,
+            cfg_scale=1.0,
             padding_seconds=self.padding,
             chunked_decode=self.chunked,
             truncate_prompt=True,  # miniature models read fewer tokens

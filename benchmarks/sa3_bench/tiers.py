@@ -191,7 +191,7 @@ def _whole(
     asked: Asked, source: models.Source, found: Sequence[Entry], opened: dict[str, Engine], seconds: float, say: Say
 ) -> None:
     say(f"whole clips of {seconds:g} s")
-    request = Request(prompt=PROMPT, seconds=seconds, steps=asked.steps, seed=1)
+    request = Request(prompt=PROMPT, seconds=seconds, steps=asked.steps, cfg_scale=1.0, seed=1)
     config = source.config
     made = lengths.frames(config, [seconds], request.padding_seconds, config.sample_size)
     pipelines = {

@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,7 @@ from sa3_runtime.files import check_writable
 from sa3_runtime.finish import Finish, finish
 from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
 from sa3_runtime.record import Opening, Recipe
-from sa3_runtime.request import Plan, Request, plan
-
-DURATION = 30.0
-STEPS, CFG_SCALE = {True: 8, False: 50}, {True: 1.0, False: 7.0}  # by whether a model is post-trained
+from sa3_runtime.request import Plan, plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,25 +89,7 @@ class Job:
 
     recipe: Recipe
     wanted: Output
-    named: frozenset[str]  # settings that somebody chose; what the rest means depends on the model
     base: Mapping[str, Any] | None  # the record it is made from
-
-    def request(self, config: ModelConfig, limits: tuple[float, float] | None = None) -> Request:
-        """limits: the durations that an opened pipeline takes."""
-        trained = config.objective == "rf_denoiser"
-        shortest, longest = limits or (0.0, config.longest_seconds)
-        usual = {
-            "seconds": min(max(self._usual_seconds(config), shortest), longest),
-            "steps": STEPS[trained],
-            "cfg_scale": CFG_SCALE[trained],
-        }
-        return replace(self.recipe.request, **{name: value for name, value in usual.items() if name not in self.named})
-
-    def _usual_seconds(self, config: ModelConfig) -> float:
-        """As long as what it starts from, which a continuation is longer than."""
-        r = self.recipe.request
-        given = [sound for sound in (r.inpaint_audio, r.init_audio) if isinstance(sound, Sound)]
-        return given[0].seconds if given and not r.continue_audio else config.usual_seconds(DURATION)
 
     def items(self, planned: Plan) -> list[int]:
         """Which of the batch are written. One of a batch is made with the rest: they share a stream of noise."""
@@ -146,10 +125,10 @@ def prepare(args: Namespace) -> Job:
     )
     outputs.targets(wanted, 1)
     recipe = record.from_record(draft, None if args.record is None else args.record.parent)
-    job = Job(recipe=recipe, wanted=wanted, named=frozenset(draft["request"]), base=base)
+    job = Job(recipe=recipe, wanted=wanted, base=base)
     config = known_config(recipe.opening.model, recipe.opening.revision)
     if config is not None:
-        outputs.keep_others(job.targets(plan(job.request(config), config)))
+        outputs.keep_others(job.targets(plan(recipe.request, config)))
     return job
 
 
@@ -174,8 +153,8 @@ def is_folder(model: str) -> bool:
 def generate(job: Job, listener: Listener) -> Result:
     spent: dict[str, float] = {}
     with opened(job.recipe.opening, spent, listener) as pipeline:
-        request = job.request(pipeline.config, pipeline.limits)
-        outputs.keep_others(job.targets(plan(request, pipeline.config)))
+        request = job.recipe.request
+        outputs.keep_others(job.targets(plan(request, pipeline.config, pipeline.limits)))
         generation = pipeline.generate(request, Watch(progress=listener.progress), last=True)
         result = Result(
             model=pipeline.source.name, support=pipeline.engine.support, seconds=spent | dict(generation.seconds_spent)

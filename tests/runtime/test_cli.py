@@ -22,6 +22,7 @@ from sa3_runtime.cli import main
 from sa3_runtime.command import outputs
 from sa3_runtime.command.arguments import parse
 from sa3_runtime.command.jobs import prepare
+from sa3_runtime.request import plan
 
 Run = Callable[..., tuple[int, str, str]]
 COMMANDS = ["generate", "encode", "decode", "models", "doctor"]
@@ -243,7 +244,7 @@ def test_how_the_sound_is_written(run: Run) -> None:
 def test_what_a_flag_leaves_open_depends_on_the_model() -> None:
     def asked(model: str, *flags: str) -> Any:
         job = prepare(parse(["generate", "-p", "x", "--model", model, *flags, "-o", "/tmp/x.wav"]))
-        return job.request(models.released_config(model))
+        return plan(job.recipe.request, models.released_config(model)).request
 
     trained, base = asked("medium"), asked("medium-base")
     assert (trained.seconds, trained.steps, trained.cfg_scale) == (30.0, 8, 1.0)

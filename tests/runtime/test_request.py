@@ -42,6 +42,23 @@ def test_durations(seconds: Any, says: str):
     refused(says, seconds=seconds, prompt=["rain", "wind"])
 
 
+def test_what_is_left_to_the_model_is_as_the_command_has_it():
+    assert [plan(Request(prompt="x"), SMALL).steps, plan(Request(prompt="x"), SMALL).cfg_scale] == [8, 1.0]
+    base = plan(Request(prompt="x"), models.released_config("small-music-base"))
+    assert (base.steps, base.cfg_scale, base.seconds) == (50, 7.0, [30])
+    assert (base.request.steps, base.request.cfg_scale, base.request.seconds) == (50, 7.0, 30)  # and in its record
+    assert plan(Request(prompt="x"), models.locate("nano").config).seconds == [9]
+    assert plan(Request(prompt="x", sample_size=4096 * 20), SMALL).seconds == [4096 * 20 / 44100]
+    assert plan(Request(prompt="x"), SMALL, (40.0, 60.0)).seconds == [40]
+
+
+def test_a_clip_is_as_long_as_what_it_starts_from():
+    assert plan(Request(prompt="x", init_audio=SOUND), SMALL).seconds == [1]
+    assert plan(Request(prompt="x", init_audio=SOUND, seconds=2), SMALL).seconds == [2]
+    assert plan(Request(prompt="x", inpaint_audio=SOUND, inpaint_regions=[(0, 0.5)]), SMALL).seconds == [1]
+    assert plan(Request(prompt="x", inpaint_audio=SOUND, continue_audio=True), SMALL).seconds == [30]
+
+
 def test_the_model_s_limit_is_its_own():
     assert plan(Request(prompt="x", seconds=380), MEDIUM).seconds == [380]
     assert plan(Request(prompt="x", seconds=120), SMALL).seconds == [120]

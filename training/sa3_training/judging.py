@@ -117,8 +117,8 @@ class Maker:
     """A model with the settings everything is made with."""
 
     pipeline: Pipeline
-    steps: int = Request.steps
-    cfg_scale: float = Request.cfg_scale
+    steps: int | None = None  # the model's own
+    cfg_scale: float | None = None
     folder: Path | None = None  # where clips are kept
 
     def make(self, prompt: str, seconds: float, seed: int) -> Samples:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sa3_engines.errors import Sa3Error
-from sa3_runtime import Pipeline, Request
+from sa3_runtime import Pipeline
 from sa3_training.judging import Maker, Report, Tally, measure, tallies
 
 
@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every result there")
     parser.add_argument("--limit", type=int, metavar="N", help="about this many prompts, spread over the list")
-    parser.add_argument("--steps", type=int, default=Request.steps, help="per sound (default: %(default)s)")
-    parser.add_argument("--cfg-scale", type=float, default=Request.cfg_scale, help="guidance (default: %(default)s)")
+    parser.add_argument("--steps", type=int, metavar="N", help="per sound (default: the model's own)")
+    parser.add_argument("--cfg-scale", type=float, metavar="X", help="guidance (default: the model's own)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the engine")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="keep every clip there, with its prompt as a name")
 
