@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,11 @@ class Chunking:
     overlap: int = 32
 
     def __post_init__(self) -> None:
+        given: tuple[Any, ...] = (self.size, self.overlap)  # what a caller passed, whatever the annotation says
+        if any(isinstance(one, bool) or not isinstance(one, int | np.integer) for one in given):
+            raise InvalidRequest(
+                f"chunks of {self.size!r} latents, overlap {self.overlap!r}: two whole numbers were expected"
+            )
         if self.size < 2 or not 0 <= self.overlap < self.size:
             raise InvalidRequest(
                 f"chunks of {self.size} latents, overlap {self.overlap}: the size must be 2 or more, the overlap less"

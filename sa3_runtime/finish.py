@@ -34,8 +34,10 @@ class Finish:
             raise InvalidRequest(
                 f"limiter {self.limiter!r}, rate {self.rate!r}, channels {self.channels!r}: not numbers"
             )
-        if self.rate is not None and self.rate != int(self.rate):
-            raise InvalidRequest(f"the output rate is {self.rate} Hz; a whole number was expected")
+        if any(isinstance(one, float) for one in (self.rate, self.channels)):
+            raise InvalidRequest(
+                f"rate {self.rate}, channels {self.channels}; whole numbers were expected, written without a point"
+            )
         if self.limiter is not None and not -40 <= self.limiter <= 0:
             raise InvalidRequest(f"the limiter's ceiling is {self.limiter} dBTP; expected -40 to 0")
         if self.rate is not None and not 1000 <= self.rate <= MAX_RATE:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -250,7 +250,9 @@ class Pipeline:
             if len(row) > longest:
                 said = f"the prompt is {len(row)} tokens long and the model reads {longest}"
                 if not cut:
-                    raise InvalidRequest(f"{said}: shorten it, or ask for it to be cut (--truncate-prompt)")
+                    raise InvalidRequest(
+                        f"{said}: shorten it, or ask for it to be cut (--truncate-prompt, truncate_prompt=True)"
+                    )
                 cuts.append(f"{said}; the rest is cut")
         rows = [row[:longest] for row in rows]
         ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
@@ -389,7 +391,7 @@ class Pipeline:
             regions = [(sound.seconds, longest)]
         latents = self._encoded(sound, "inpaint_audio", total, r, noise, watch)
         assert latents is not None
-        mask = None if r.inpaint_mask is None else _checked_mask(r.inpaint_mask)
+        mask: Any = r.inpaint_mask  # which the plan has looked at
         keep = lengths.kept_mask(config, regions, longest, total, mask)
         return np.broadcast_to(
             conditioning.local_conditioning(keep, latents), (planned.items, 1 + latents.shape[1], total)
@@ -468,18 +470,6 @@ class Pipeline:
         if np.ptp(audio) == 0:
             raise BadOutput("the decoder", "a constant" if audio.any() else "silence")
         return audio
-
-
-def _checked_mask(value: object) -> Array:
-    try:
-        mask = np.asarray(value, np.float32)
-    except (TypeError, ValueError) as e:
-        raise InvalidRequest(f"inpaint_mask holds no numbers: {e}") from e
-    if mask.size == 0 or not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
-        raise InvalidRequest("inpaint_mask must hold a number from 0 (made anew) to 1 (kept) for every sample")
-    if mask.size != mask.shape[-1]:
-        raise InvalidRequest(f"inpaint_mask has shape {mask.shape}; (samples,) was expected: it is one for the batch")
-    return mask
 
 
 def _check_sound(audio: Array) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from sa3_engines.config import ModelConfig
 from sa3_engines.models import Source
 from sa3_runtime.audio import Sound
@@ -39,6 +41,9 @@ def _about_given(request: Request, seconds: float, config: ModelConfig) -> Itera
             yield f"{name} is {sound.seconds:.1f} s long; the {seconds:g} s that are made leave out what follows"
         if name == "inpaint_audio" and _keeps_silence(request, sound.seconds, seconds):
             yield f"{name} is {sound.seconds:.1f} s long; the {seconds:g} s that are made keep silence after it"
+    mask, samples = request.inpaint_mask, int(seconds * config.sample_rate)
+    if isinstance(mask, np.ndarray) and mask.size < samples:
+        yield f"inpaint_mask holds {mask.size} of the {samples} samples that are made; what follows it is kept"
     if request.init_audio is not None and request.init_noise_level == 1:
         yield "init_audio does nothing at an init_noise_level of 1: that is noise alone"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from types import NoneType
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -21,6 +21,7 @@ from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
 
 MOST_STEPS, MOST_ITEMS = 1000, 256
+SHOWN = 80  # characters of a wrong value
 SECONDS = 30.0  # of a clip where nothing says how long it is to be, and the model makes as much well
 STEPS, CFG_SCALE = {True: 8, False: 50}, {True: 1.0, False: 7.0}  # by whether a model is post-trained
 INPUTS = ("init_audio", "inpaint_audio")
@@ -97,31 +98,38 @@ def plan(request: Request, config: ModelConfig, limits: tuple[float, float] | No
     """Every refusal that can be made without running anything is made here. limits: the shortest and the longest clip
     that the opened model makes, which a duration that nobody asked for keeps to.
     """
+    given: Any = request  # what a caller passed, whatever the annotation says
+    if not isinstance(given, Request):
+        raise InvalidRequest(
+            f"the request is {_shown(given)}; a Request was expected: Request(prompt=..., seconds=...)"
+        )
     r = _completed(_plain(request), config, limits)
     prompts = _texts(r.prompt, "prompt")
-    others = [len(v) for v in (r.negative_prompt, r.seconds, r.seed) if _is_list(v)]
+    lists: dict[str, Any] = {"negative_prompt": r.negative_prompt, "seconds": r.seconds, "seed": r.seed}
+    others = {name: len(v) for name, v in lists.items() if _is_list(v)}
+    if empty := [name for name, length in others.items() if not length]:
+        raise InvalidRequest(f"{empty[0]} is an empty list; give one for all items, or one per item")
     items: Any = r.batch_size or len(prompts)
     if r.batch_size is None and items == 1:
-        items = max(others, default=1)
-        if items == 0 or 0 in others:
-            raise InvalidRequest("an empty list of seconds, seeds or negative prompts")
+        items = max(others.values(), default=1)
     if isinstance(items, bool) or not isinstance(items, int) or r.batch_size == 0 or not 1 <= items <= MOST_ITEMS:
-        raise InvalidRequest(f"batch size {r.batch_size!r}; it must be from 1 to {MOST_ITEMS}")
+        asked = items if r.batch_size is None else r.batch_size
+        raise InvalidRequest(f"batch size {_shown(asked)}; it must be a whole number from 1 to {MOST_ITEMS}")
     sample_size: Any = config.sample_size if r.sample_size is None else r.sample_size
     if isinstance(sample_size, bool) or not isinstance(sample_size, int) or sample_size < config.ratio:
         raise InvalidRequest(
-            f"sample size {sample_size!r}; it must be a whole number of samples, {config.ratio} or more"
+            f"sample size {_shown(sample_size)}; it must be a whole number of samples, {config.ratio} or more"
         )
     seconds = [_seconds(s, config, sample_size) for s in _spread(r.seconds, items, "seconds")]
     seed, seeds = _seeds(r.seed, items)
     steps, cfg_scale = _numbers(r)
-    _regions(r, max(seconds))
+    regions = _regions(r, max(seconds))
     _adapter_uses(r.adapters)
     _continued(r, max(seconds))
     shift = schedule_options(r.dist_shift, config)
     _levels(steps, shift, lengths.effective(config, seconds))
     return Plan(
-        request=r,
+        request=replace(r, inpaint_regions=regions, inpaint_mask=_mask(r.inpaint_mask)),
         prompts=_spread(prompts, items, "prompt"),
         negatives=None
         if r.negative_prompt is None
@@ -153,12 +161,17 @@ def _completed(request: Request, config: ModelConfig, limits: tuple[float, float
     trained = config.objective == "rf_denoiser"
     shortest, longest = limits or (0.0, config.longest_seconds)
     if isinstance(request.sample_size, int):
-        longest = min(longest, request.sample_size / config.sample_rate)
+        longest = min(longest, _held(request.sample_size, config))
     given = [sound for sound in (request.inpaint_audio, request.init_audio) if isinstance(sound, Sound)]
     # A continuation is longer than what it continues.
     usual = given[0].seconds if given and not request.continue_audio else config.usual_seconds(SECONDS)
     own = {"seconds": min(max(usual, shortest), longest), "steps": STEPS[trained], "cfg_scale": CFG_SCALE[trained]}
     return replace(request, **{name: value for name, value in own.items() if getattr(request, name) is None})
+
+
+def _held(sample_size: int, config: ModelConfig) -> float:
+    """Seconds. Sound is made in whole latents."""
+    return sample_size // config.ratio * config.ratio / config.sample_rate
 
 
 def _levels(steps: int, shift: Mapping[str, Any] | None, lengths_: np.ndarray) -> None:
@@ -173,11 +186,21 @@ def schedule_options(shift: Any, config: ModelConfig) -> Mapping[str, Any] | Non
     if shift is None:
         return config.sampling_shift
     if not isinstance(shift, (str, Mapping)) or not (isinstance(shift, str) or isinstance(shift.get("type"), str)):
-        raise InvalidRequest(f"distribution shift {shift!r}; a name, or an object with a type, was expected")
+        raise InvalidRequest(f"distribution shift {_shown(shift)}; a name, or a dict with a type, was expected")
     if isinstance(shift, str):
         # By its bare name, logsnr is the one models use: independent of the length.
         return schedule.DEFAULT if shift == "logsnr" else {"type": shift}
-    return dict(shift)
+    options = {name: _number(value) for name, value in shift.items()}
+    for name, value in options.items():
+        if name != "type" and not (isinstance(value, int | float) and abs(value) < math.inf):
+            raise InvalidRequest(f"distribution shift {options['type']}: {name} is {_shown(value)}; expected a number")
+    return options
+
+
+def _shown(value: object) -> str:
+    """As far as it helps."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
@@ -188,10 +211,10 @@ def _texts(value: object, what: str) -> list[str]:
     given: list[Any] = list(value) if _is_list(value) else [value]
     texts = [text for text in given if isinstance(text, str)]
     if not given or len(texts) < len(given):
-        raise InvalidRequest(f"{what} is {value!r}; a text, or a list of texts, was expected")
+        raise InvalidRequest(f"{what} is {_shown(value)}; a text, or a list of texts, was expected")
     for text in texts:
         if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes that were no UTF-8
-            raise InvalidRequest(f"{what} {text!r} is not valid text")
+            raise InvalidRequest(f"{what} {_shown(text)} is not valid text")
     return texts
 
 
@@ -206,11 +229,11 @@ def _spread(value: Any, items: int, what: str) -> list[Any]:
 
 
 def _seconds(value: Any, config: ModelConfig, sample_size: int) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidRequest(f"duration {value!r} is not a number of seconds")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        raise InvalidRequest(f"duration {_shown(value)} is not a number of seconds")
     if value <= 0:
         raise InvalidRequest(f"duration {value:g} s; it must be more than 0")
-    longest = min(config.seconds_max, sample_size / config.sample_rate)
+    longest = min(config.seconds_max, _held(sample_size, config))
     if value <= longest and int(value * config.sample_rate) < 1:
         raise InvalidRequest(f"duration {value:g} s is less than one sample")
     if value > longest:
@@ -226,7 +249,7 @@ def _seeds(value: Any, items: int) -> tuple[int, list[int] | None]:
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not -1 <= seed < 2**63:
             raise InvalidRequest(
-                f"seed {seed!r}; it must be a whole number from 0 to 2^63 - 1, or -1 to have one chosen"
+                f"seed {_shown(seed)}; it must be a whole number from 0 to 2^63 - 1, or -1 to have one chosen"
             )
     chosen = [random.SystemRandom().randrange(99_999) if seed == -1 else int(seed) for seed in seeds]
     if not many:
@@ -240,7 +263,7 @@ def _numbers(r: Request) -> tuple[int, float]:
     """The steps and the scale of the guidance, when every number is one that can be."""
     steps: Any = r.steps  # what a caller passed, whatever the annotation says
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
-        raise InvalidRequest(f"steps {steps!r}; it must be a whole number from 1 to {MOST_STEPS}")
+        raise InvalidRequest(f"steps {_shown(steps)}; it must be a whole number from 1 to {MOST_STEPS}")
     for name, low, high in (
         ("cfg_scale", -1000.0, 1000.0),
         ("apg_scale", 0.0, 1.0),
@@ -251,21 +274,23 @@ def _numbers(r: Request) -> tuple[int, float]:
     ):
         value = getattr(r, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise InvalidRequest(f"{name} {value!r}; it must be a number from {low:g} to {high:g}")
+            wanted = f"a number from {low:g} to {high:g}" if high < math.inf else f"a number of {low:g} or more"
+            raise InvalidRequest(f"{name} {_shown(value)}; it must be {wanted}")
     if r.init_audio is not None and r.init_noise_level <= 0:
         raise InvalidRequest("init_noise_level 0 leaves nothing to do; it must be above 0")
     low, high = _pair(r.cfg_interval, "cfg_interval")
     if low > high:
         raise InvalidRequest(f"cfg_interval {low:g} to {high:g}; the first must not exceed the second")
     for name in ("continue_audio", "chunked_decode", "decode", "autoencoder_noise", "truncate", "truncate_prompt"):
-        if not isinstance(getattr(r, name), (bool, NoneType)):
-            raise InvalidRequest(f"{name} {getattr(r, name)!r}; it must be true or false")
-    finish: Any = r.finish
-    chunking: Any = r.chunking
-    if not isinstance(finish, Finish) or not isinstance(chunking, Chunking):
-        raise InvalidRequest(f"finish {finish!r} and chunking {chunking!r}; a Finish and a Chunking were expected")
-    if r.padding not in ("exclude", "zero") or r.resampler not in ("exact", "fast"):
-        raise InvalidRequest("padding is 'exclude' or 'zero', and resampler 'exact' or 'fast'")
+        value = getattr(r, name)
+        if not (isinstance(value, bool) or (value is None and name == "chunked_decode")):
+            raise InvalidRequest(f"{name} {_shown(value)}; it must be true or false")
+    for name, kind in (("finish", Finish), ("chunking", Chunking)):
+        if not isinstance(getattr(r, name), kind):
+            raise InvalidRequest(f"{name} is {_shown(getattr(r, name))}; a {kind.__name__} was expected")
+    for name, choices in (("padding", ("exclude", "zero")), ("resampler", ("exact", "fast"))):
+        if getattr(r, name) not in choices:
+            raise InvalidRequest(f"{name} {_shown(getattr(r, name))}; choose from {', '.join(choices)}")
     assert r.cfg_scale is not None
     return steps, r.cfg_scale
 
@@ -278,15 +303,19 @@ def _adapter_uses(uses: Any) -> None:
     if uses is None:
         return
     if not _is_list(uses) or not all(isinstance(use, AdapterUse) for use in uses):
-        raise InvalidRequest(f"adapters is {uses!r}; a list of AdapterUse was expected")
+        raise InvalidRequest(f"adapters is {_shown(uses)}; a list of AdapterUse was expected")
     for use in uses:
+        if isinstance(use.index, bool) or not isinstance(use.index, (int, np.integer)):
+            raise InvalidRequest(f"the index of an adapter is {_shown(use.index)}; a whole number was expected")
         low, high = _pair(use.interval, f"the interval of adapter {use.index}")
         if low > high:
             raise InvalidRequest(
                 f"the interval of adapter {use.index} is {low:g} to {high:g}; the first must not exceed the second"
             )
         if not isinstance(use.skip_layers, str):
-            raise InvalidRequest(f"skip_layers of adapter {use.index} is {use.skip_layers!r}; a text was expected")
+            raise InvalidRequest(
+                f"skip_layers of adapter {use.index} is {_shown(use.skip_layers)}; a text was expected"
+            )
     for index, times in Counter(use.index for use in uses).items():
         if times > 1:
             raise InvalidRequest(f"adapter {index} has {times} entries in adapters; it has one interval")
@@ -300,19 +329,34 @@ def _continued(r: Request, longest: float) -> None:
 
 
 def _pair(value: Any, what: str) -> tuple[float, float]:
+    """Texts are no numbers, though `float` reads some."""
     try:
-        first, second = (float(v) for v in value) if not isinstance(value, str) else (math.nan, math.nan)
-    except (TypeError, ValueError):
+        first, second = (math.nan if isinstance(v, str) else float(v) for v in value)
+    except (TypeError, ValueError, OverflowError):
         first = second = math.nan
     if not (math.isfinite(first) and math.isfinite(second)):
-        raise InvalidRequest(f"{what} is {value!r}; two numbers were expected")
+        raise InvalidRequest(f"{what} is {_shown(value)}; two numbers were expected")
     return first, second
 
 
-def _regions(r: Request, longest: float) -> None:
+def _mask(value: Any) -> np.ndarray | None:
+    if value is None:
+        return None
+    try:
+        mask = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, np.float32)
+    except (TypeError, ValueError, OverflowError) as e:
+        raise InvalidRequest(f"inpaint_mask is {_shown(value)}; one number per sample was expected") from e
+    if not mask.size or not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
+        raise InvalidRequest("inpaint_mask must hold a number from 0 (made anew) to 1 (kept) for every sample")
+    if not mask.ndim or mask.size != mask.shape[-1]:
+        raise InvalidRequest(f"inpaint_mask has shape {mask.shape}; (samples,) was expected: it is one for the batch")
+    return mask.reshape(-1)
+
+
+def _regions(r: Request, longest: float) -> list[tuple[float, float]]:
     regions: Any = r.inpaint_regions
     if not _is_list(regions):
-        raise InvalidRequest(f"inpaint_regions is {regions!r}; a list of start and end seconds was expected")
+        raise InvalidRequest(f"inpaint_regions is {_shown(regions)}; a list of start and end seconds was expected")
     wants = bool(r.inpaint_regions) or r.inpaint_mask is not None or r.continue_audio
     if wants != (r.inpaint_audio is not None):
         raise InvalidRequest(
@@ -320,7 +364,8 @@ def _regions(r: Request, longest: float) -> None:
         )
     if (r.inpaint_mask is not None) + bool(r.inpaint_regions) + r.continue_audio > 1:
         raise InvalidRequest("give one of inpaint_regions, inpaint_mask and continue_audio")
-    ordered = sorted(_pair(region, "an inpaint region") for region in r.inpaint_regions)
+    pairs = [_pair(region, "an inpaint region") for region in r.inpaint_regions]
+    ordered = sorted(pairs)
     for start, end in ordered:
         if start < 0:
             raise InvalidRequest(f"inpaint region {start:g} to {end:g} s; both must be 0 or more")
@@ -332,3 +377,4 @@ def _regions(r: Request, longest: float) -> None:
     for (_, end), (start, _) in pairwise(ordered):
         if start < end:
             raise InvalidRequest(f"inpaint regions overlap at {start:g} s; join them")
+    return pairs

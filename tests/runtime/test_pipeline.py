@@ -308,6 +308,12 @@ def test_what_can_hardly_be_heard_is_reported(monkeypatch: pytest.MonkeyPatch):
         assert not nano.generate(request).warnings
 
 
+def test_a_mask_that_ends_before_the_clip_is_told_of(null: Pipeline):
+    said = make(null, inpaint_audio=tone(2.0), inpaint_mask=np.zeros(1600)).warnings
+    assert "inpaint_mask holds 1600 of the 3200 samples that are made; what follows it is kept" in said
+    assert "inpaint_mask" not in str(make(null, inpaint_audio=tone(2.0), inpaint_mask=np.zeros(3200)).warnings)
+
+
 def test_encode_and_decode(tiny: Pipeline):
     z = tiny.encode(tone(1.01))
     assert z.shape[1] == 32 and z.shape[2] >= 26

@@ -10,6 +10,8 @@ import pytest
 
 from sa3_engines import models
 from sa3_engines.errors import InvalidRequest
+from sa3_runtime.coding import Chunking
+from sa3_runtime.finish import Finish
 from sa3_runtime.request import AdapterUse, Request, plan
 
 SMALL, MEDIUM = models.released_config("small-music"), models.released_config("medium")
@@ -64,8 +66,8 @@ def test_the_model_s_limit_is_its_own():
     assert plan(Request(prompt="x", seconds=120), SMALL).seconds == [120]
     with pytest.raises(InvalidRequest, match="up to 380 s"):
         plan(Request(prompt="x", seconds=385), MEDIUM)
-    with pytest.raises(InvalidRequest, match="sample size of 441000 holds up to 10 s"):
-        plan(Request(prompt="x", seconds=11, sample_size=441000), MEDIUM)
+    with pytest.raises(InvalidRequest, match="sample size of 442368 holds up to 10 s"):
+        plan(Request(prompt="x", seconds=11, sample_size=442368), MEDIUM)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +120,11 @@ def test_inpainting_needs_both():
         ({"cfg_interval": None}, "cfg_interval"),
         ({"dist_shift": ["full"]}, "distribution shift"),
         ({"dist_shift": {"type": []}}, "distribution shift"),
-        ({"dist_shift": {}}, "an object with a type"),
+        ({"dist_shift": {}}, "a dict with a type"),
         ({"sampler": 3}, "no sampler"),
         ({"dist_shift": {"type": "flux", "alpha_min": 0}}, "not from 0 to 1"),
         ({"dist_shift": {"type": "full", "min_length": 9, "max_length": 9}}, "not from 0 to 1"),
-        ({"dist_shift": {"type": "full", "base_shift": math.nan}}, "not from 0 to 1"),
+        ({"dist_shift": {"type": "full", "base_shift": math.nan}}, "base_shift is nan"),
         ({"finish": None}, "a Finish"),
         ({"truncate": "yes"}, "true or false"),
         ({"seconds": []}, "empty list"),
@@ -190,3 +192,62 @@ def test_what_is_wrong_with_a_given_sound_is_found_before_any_work():
 
 def test_a_small_sample_size_says_what_it_holds():
     refused("holds up to 0.092 s", seconds=1, sample_size=4096)
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"seconds": 10**400}, "duration 1000.* is not a number of seconds"),
+        ({"seconds": []}, "seconds is an empty list"),
+        ({"seed": []}, "seed is an empty list"),
+        ({"batch_size": "2"}, "batch size '2'; it must be a whole number"),
+        ({"prompt": ["rain" * 5000, 5]}, "prompt is .{0,90}; a text"),
+        ({"decode": None}, "decode None; it must be true or false"),
+        ({"truncate": None}, "truncate None"),
+        ({"padding": []}, r"padding \[\]; choose from exclude, zero"),
+        ({"finish": None}, "finish is None; a Finish"),
+        ({"chunking": 64}, "chunking is 64; a Chunking"),
+        ({"adapters": [AdapterUse(index=[0])]}, r"index of an adapter is \[0\]"),  # pyright: ignore[reportArgumentType]
+        ({"cfg_norm_threshold": -1}, "cfg_norm_threshold -1; it must be a number of 0 or more"),
+        ({"dist_shift": {"type": "flux", "alpha_min": "a"}}, "flux: alpha_min is 'a'; expected a number"),
+        ({"dist_shift": {"type": "logsnr", "rate": None}}, "logsnr: rate is None; expected a number"),
+        ({"inpaint_audio": SOUND, "inpaint_regions": [("0", "1")]}, "an inpaint region is .*; two numbers"),
+        ({"inpaint_audio": SOUND, "inpaint_mask": True}, r"inpaint_mask has shape \(\)"),
+        ({"inpaint_audio": SOUND, "inpaint_mask": "a"}, "inpaint_mask is 'a'; one number per sample"),
+        ({"inpaint_audio": SOUND, "inpaint_mask": np.full(44100, 2.0)}, "inpaint_mask must hold a number from 0"),
+    ],
+)
+def test_what_is_no_value_of_a_field_is_told_by_the_field(request_: dict[str, Any], says: str):
+    refused(says, **request_)
+
+
+@pytest.mark.parametrize("given", ["rain", {"prompt": "rain"}, None])
+def test_what_is_no_request(given: Any):
+    with pytest.raises(InvalidRequest, match=r"a Request was expected: Request\(prompt"):
+        plan(given, SMALL)
+
+
+@pytest.mark.parametrize("given", [{"size": "a"}, {"size": 64.0}, {"overlap": None}, {"size": True}])
+def test_windows_are_whole_numbers_of_latents(given: dict[str, Any]):
+    with pytest.raises(InvalidRequest, match="two whole numbers were expected"):
+        Chunking(**given)
+
+
+@pytest.mark.parametrize("given", [{"rate": math.nan}, {"rate": math.inf}, {"rate": 22050.0}, {"channels": 1.0}])
+def test_rates_and_channels_are_whole_numbers(given: dict[str, Any]):
+    with pytest.raises(InvalidRequest, match="whole numbers were expected"):
+        Finish(**given)
+
+
+def test_a_sample_size_holds_whole_latents():
+    assert plan(Request(prompt="x", seconds=0.9, sample_size=44100), SMALL).seconds == [0.9]
+    refused("a sample size of 44100 holds up to 0.928 s", seconds=1, sample_size=44100)  # came out shorter, unsaid
+    assert plan(Request(prompt="x", sample_size=44100), SMALL).seconds == [40960 / 44100]
+
+
+def test_regions_and_masks_are_planned_as_numbers():
+    regions = np.array([[0.5, 0.75], [0, 0.25]], np.float32)
+    planned = plan(Request(prompt="x", inpaint_audio=SOUND, inpaint_regions=regions), SMALL)  # pyright: ignore[reportArgumentType]
+    assert planned.request.inpaint_regions == [(0.5, 0.75), (0, 0.25)]
+    mask = plan(Request(prompt="x", inpaint_audio=SOUND, inpaint_mask=[[1, 0, True]]), SMALL).request.inpaint_mask
+    assert isinstance(mask, np.ndarray) and mask.tolist() == [1, 0, 1]
