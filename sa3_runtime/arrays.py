@@ -9,16 +9,20 @@ from sa3_engines.errors import InvalidRequest
 MAX_CHANNELS = 32  # more means that the axes are the other way round
 
 
+def as_array(value: object) -> np.ndarray:
+    """What it holds, be it a tensor on any device; raises ValueError or TypeError where that is no array."""
+    if not hasattr(value, "detach"):
+        return np.asarray(cast(Any, value))
+    cpu = cast(Any, value).detach().cpu()
+    # numpy has no bfloat16.
+    return np.asarray((cpu.float() if cpu.is_floating_point() else cpu).numpy())
+
+
 def channels_first(audio: object, name: str) -> np.ndarray:
     tensor = hasattr(audio, "detach")
-    if tensor:
-        cpu = cast(Any, audio).detach().cpu()
-        # numpy has no bfloat16.
-        array = np.asarray((cpu.float() if cpu.is_floating_point() else cpu).numpy())
-    elif hasattr(audio, "__array__"):
-        array = np.asarray(cast(Any, audio))
-    else:
+    if not tensor and not hasattr(audio, "__array__"):
         raise InvalidRequest(f"{name} must hold its audio as an array or tensor, not {described(audio)}")
+    array = as_array(audio)
     shape = array.shape
     if array.ndim == 3 and len(array) == 1:
         array = array[0]
@@ -29,10 +33,10 @@ def channels_first(audio: object, name: str) -> np.ndarray:
     if array.ndim != 2 or (array.shape[0] > MAX_CHANNELS and array.size):
         expected = "(channels, n)" if tensor else "(n,), (n, channels) or (channels, n)"
         raise InvalidRequest(f"{name} has shape {shape}; expected {expected} with at most {MAX_CHANNELS} channels")
-    return _full_scale(array, name)
+    return full_scale(array, name)
 
 
-def _full_scale(array: np.ndarray, name: str) -> np.ndarray:
+def full_scale(array: np.ndarray, name: str) -> np.ndarray:
     match array.dtype.kind, array.dtype.itemsize:
         case "f", _:
             with np.errstate(over="ignore"):  # becomes inf, which is refused by name

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,7 +15,7 @@ import soundfile as sf
 
 from sa3_engines.errors import AudioFileError, InvalidRequest
 from sa3_runtime import ogg, resample, tags
-from sa3_runtime.arrays import channels_first, described
+from sa3_runtime.arrays import MAX_CHANNELS, as_array, channels_first, described, full_scale
 from sa3_runtime.files import check_writable as check_writable
 from sa3_runtime.files import write_atomic
 from sa3_runtime.missing import cut_short
@@ -46,6 +46,8 @@ def read(path: str | os.PathLike[str], seconds: float | None = None) -> Sound:
     allows that.
     """
     name = repr(os.fspath(path))
+    if seconds is not None and not 0 < seconds < inf:
+        raise InvalidRequest(f"the first {seconds!r} seconds of {name} were asked for; it must be more than 0")
     with _opened(path) as file:
         left = None if seconds is None else ceil(seconds * file.samplerate)
         blocks: list[np.ndarray] = []
@@ -70,7 +72,8 @@ def as_sound(value: object, name: str) -> Sound:
     An array whose second axis is over 32 long cannot be (n, channels), so it is taken as (channels, n).
     """
     if isinstance(value, Sound):
-        return _checked(value.samples, value.rate, name, value.warning)
+        sound = _sound(value, name)
+        return _checked(sound.samples, sound.rate, name, sound.warning)
     if isinstance(value, str | os.PathLike):
         return read(cast("str | os.PathLike[str]", value))
     pair = cast("tuple[object, ...]", tuple(value)) if isinstance(value, tuple | list) else ()
@@ -81,6 +84,18 @@ def as_sound(value: object, name: str) -> Sound:
         )
     (audio,) = (item for item in pair if item is not rates[0])
     return _checked(channels_first(audio, name), int(rates[0]), name)
+
+
+def _sound(value: Sound, name: str) -> Sound:
+    """With samples that are float32 and a rate that is an integer; a caller may have put anything into it."""
+    rate: Any = value.rate
+    if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or rate != rate // 1:
+        raise InvalidRequest(f"{name} has a rate of {rate!r}; a whole number was expected")
+    try:
+        samples = full_scale(as_array(value.samples), name)
+    except (TypeError, ValueError) as e:
+        raise InvalidRequest(f"{name} holds no array of samples: {e}") from e
+    return Sound(_of_channels(samples, name), _of_range(int(rate), name), value.warning)
 
 
 def fit(samples: np.ndarray, length: int) -> np.ndarray:
@@ -140,15 +155,24 @@ def _opened(path: str | os.PathLike[str]) -> Generator[sf.SoundFile]:
 
 
 def _checked(samples: np.ndarray, rate: int, name: str, warning: str | None = None) -> Sound:
-    if not 1 <= rate <= MAX_RATE:
-        raise InvalidRequest(f"{name} has a rate of {rate} Hz; expected 1 to {MAX_RATE}")
-    if samples.ndim != 2:
-        raise InvalidRequest(f"{name} has shape {samples.shape}; expected (channels, n)")
     if not samples.size:
         raise AudioFileError(f"{name} holds no audio: its length is zero")
     if not np.isfinite(samples).all():
         raise AudioFileError(f"{name} holds NaN or infinite samples")
-    return Sound(np.ascontiguousarray(samples, np.float32), int(rate), warning)
+    samples = np.ascontiguousarray(_of_channels(samples, name), np.float32)
+    return Sound(samples, _of_range(int(rate), name), warning)
+
+
+def _of_range(rate: int, name: str) -> int:
+    if not 1 <= rate <= MAX_RATE:
+        raise InvalidRequest(f"{name} has a rate of {rate} Hz; expected 1 to {MAX_RATE}")
+    return rate
+
+
+def _of_channels(samples: np.ndarray, name: str) -> np.ndarray:
+    if samples.ndim != 2 or (len(samples) > MAX_CHANNELS and samples.size):
+        raise InvalidRequest(f"{name} has shape {samples.shape}; expected (channels, n)")
+    return samples
 
 
 # Writing
@@ -180,7 +204,7 @@ FORMATS = {  # by suffix, without the dot
 def format_for(path: str | os.PathLike[str], format: str | None = None) -> str:
     """The format asked for, else the one the suffix names; the two may not name different ones."""
     suffix = Path(path).suffix.lower().removeprefix(".")
-    chosen = suffix if format is None else format.lower().removeprefix(".")
+    chosen = suffix if format is None else str(format).lower().removeprefix(".")
     if chosen not in FORMATS:
         if format is None and Path(path).name.lower().removeprefix(".") in FORMATS:
             raise InvalidRequest(f"{os.fspath(path)!r} is an ending without a name; write NAME{Path(path).name}")
@@ -214,11 +238,17 @@ def encode(
     becomes 48 kHz in opus. Samples over full scale are clipped, except in 32f.
     """
     made = FORMATS[format_for("", format)]
+    given: Any = sound  # what a caller passed, whatever the annotation says
+    if not isinstance(given, Sound):
+        raise InvalidRequest(
+            f"what is to be written is {described(given)}, not a Sound: give made.clip(0), or Sound(samples, rate)"
+        )
+    sound = _sound(given, "the sound to write")
+    if not np.isfinite(sound.samples).all():
+        raise InvalidRequest("cannot write audio that holds NaN or infinite samples")
     if bits is not None and bits not in made.bits:
         choice = f"choose from {', '.join(made.bits)}" if made.bits else "it is lossy and has none to choose"
         raise InvalidRequest(f"{format} has no bit depth {bits!r}: {choice}")
-    if not np.isfinite(sound.samples).all():
-        raise InvalidRequest("cannot write audio that holds NaN or infinite samples")
     kept, samples, rate = tags.checked(metadata), sound.samples, sound.rate
     if made.rates and rate not in made.rates:
         rate = min((known for known in made.rates if known > rate), default=max(made.rates))

@@ -16,6 +16,7 @@ import numpy as np
 from sa3_engines.config import ModelConfig
 from sa3_engines.errors import InvalidRequest
 from sa3_runtime import lengths, sampling, schedule
+from sa3_runtime.arrays import as_array
 from sa3_runtime.audio import Sound, as_sound
 from sa3_runtime.coding import Chunking
 from sa3_runtime.finish import Finish
@@ -343,7 +344,7 @@ def _mask(value: Any) -> np.ndarray | None:
     if value is None:
         return None
     try:
-        mask = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, np.float32)
+        mask = as_array(value).astype(np.float32)
     except (TypeError, ValueError, OverflowError) as e:
         raise InvalidRequest(f"inpaint_mask is {_shown(value)}; one number per sample was expected") from e
     if not mask.size or not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:

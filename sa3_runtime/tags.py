@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sa3_engines.errors import InvalidRequest
 
@@ -31,6 +31,9 @@ def checked(metadata: Mapping[str, str] | None) -> dict[str, str]:
     """The tags that say something, as text that C strings and UTF-8 can hold."""
     if unknown := set(metadata or ()) - set(NAMES):
         raise InvalidRequest(f"unknown metadata {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
+    for name, text in dict[str, Any](metadata or {}).items():
+        if not isinstance(text, str):
+            raise InvalidRequest(f"metadata {name} is {text!r}; a text was expected")
     tags = {
         name: text.replace("\0", "").encode(errors="replace").decode()
         for name, text in (metadata or {}).items()

@@ -466,3 +466,52 @@ def test_the_file_a_link_points_to_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "link.wav").is_symlink()
     assert (tmp_path / "real.wav").read_bytes() == b"new"
     assert names(tmp_path) == ["link.wav", "real.wav"]
+
+
+# What a caller makes into a Sound
+
+
+def test_a_sound_of_integers_or_of_a_tensor_is_what_it_would_be_in_a_pair(tmp_path: Path) -> None:
+    import torch
+
+    whole = (tone() * 32767).round().astype(np.int16)
+    expected = audio.as_sound((RATE, whole), "x").samples
+    for samples in (whole, torch.from_numpy(whole), expected.astype(np.float64)):
+        assert np.array_equal(audio.as_sound(Sound(samples, RATE), "x").samples, expected)
+        audio.write(tmp_path / "x.wav", Sound(samples, float(RATE)))  # pyright: ignore[reportArgumentType]
+        assert np.abs(audio.read(tmp_path / "x.wav").samples - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("sound", "says"),
+    [
+        (tone(), "what is to be written is ndarray, not a Sound: give made.clip"),
+        ((RATE, tone()), "not a Sound"),
+        (None, "not a Sound"),
+        (Sound(tone()[0], RATE), "has shape"),
+        (Sound(tone().T, RATE), r"has shape .*; expected \(channels, n\)"),
+        (Sound(tone(), 0), "rate of 0 Hz"),
+        (Sound(tone(), 44100.5), "rate of 44100.5; a whole number"),  # pyright: ignore[reportArgumentType]
+        (Sound(tone(), "x"), "rate of 'x'; a whole number"),  # pyright: ignore[reportArgumentType]
+        (Sound(None, RATE), "samples"),  # pyright: ignore[reportArgumentType]
+        (Sound(tone().astype(np.int64), RATE), "int64 samples"),
+    ],
+)
+def test_what_cannot_be_written(tmp_path: Path, sound: Any, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        audio.write(tmp_path / "x.wav", sound)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InvalidRequest):
+        audio.as_sound(sound, "x") if isinstance(sound, Sound) else audio.as_sound(None, "x")
+
+
+def test_formats_tags_and_lengths_of_the_wrong_kind(tmp_path: Path) -> None:
+    path, clip = tmp_path / "x.wav", Sound(tone(), RATE)
+    with pytest.raises(InvalidRequest, match="unknown format 44100"):
+        audio.write(path, clip, 44100)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidRequest, match="metadata title is 5; a text"):
+        audio.write(path, clip, metadata={"title": 5})  # pyright: ignore[reportArgumentType]
+    audio.write(path, clip)
+    for seconds in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InvalidRequest, match="must be more than 0"):
+            audio.read(path, seconds)
