@@ -89,7 +89,8 @@ def as_sound(value: object, name: str) -> Sound:
 def _sound(value: Sound, name: str) -> Sound:
     """With samples that are float32 and a rate that is an integer; a caller may have put anything into it."""
     rate: Any = value.rate
-    if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or rate != rate // 1:
+    number = isinstance(rate, int | float | np.integer | np.floating) and not isinstance(rate, bool)
+    if not number or not float(rate).is_integer():
         raise InvalidRequest(f"{name} has a rate of {rate!r}; a whole number was expected")
     try:
         samples = full_scale(as_array(value.samples), name)

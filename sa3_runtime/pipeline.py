@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -10,16 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import numpy as np
 
 from sa3_engines import models, selection
 from sa3_engines.config import ModelConfig
-from sa3_engines.engine import Engine, Options, release
+from sa3_engines.engine import GRAPHS, Engine, Options, release
 from sa3_engines.errors import BackendUnavailable, BadOutput, Cancelled, InvalidRequest
 from sa3_runtime import coding, conditioning, lengths, remarks, sampling, schedule
 from sa3_runtime.adapters import Adapters
+from sa3_runtime.arrays import as_array
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
 from sa3_runtime.conditioning import Conditioner
@@ -51,6 +53,11 @@ class Watch:
     cancelled: Callable[[], bool] | None = None
     step: Callable[[int, Array, Array], None] | None = None  # index, levels (items,), the state before that step
 
+    def __post_init__(self) -> None:
+        for name in ("progress", "cancelled", "step"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise InvalidRequest(f"{name} of a Watch is {getattr(self, name)!r}; a function was expected")
+
     def check(self, stage: str) -> None:
         if self.cancelled is not None and self.cancelled():
             raise Cancelled(f"cancelled during {stage}")
@@ -81,6 +88,9 @@ class Generation:
 
     def clip(self, index: int) -> Sound:
         """One item as a file holds it: items of unlike durations come as long as the longest, with its padding."""
+        made, asked = len(self.audio), cast(Any, index)  # what a caller passed, whatever the annotation says
+        if not isinstance(asked, int | np.integer) or not -made <= asked < made:
+            raise InvalidRequest(f"there is no clip {index!r}; this request made {made}, numbered from 0")
         sound = self.sounds[index]
         if not self.plan.request.truncate or len(set(self.plan.seconds)) == 1:
             return sound
@@ -109,14 +119,18 @@ def _alone(work: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[
 
     @wraps(work)
     def checked(self: Pipeline, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self.closed:
-            raise InvalidRequest("this pipeline is closed; load the model again")
         if not self.serving.acquire(blocking=False):
             raise InvalidRequest("this pipeline is at work in another thread; wait for it, or load another")
+        self.depth += 1
         try:
+            if self.closed and self.depth == 1:
+                raise InvalidRequest("this pipeline is closed; load the model again")
             return work(self, *args, **kwargs)
         finally:
+            self.depth -= 1
             self.serving.release()
+            if self.closed:
+                self.free()
 
     return checked
 
@@ -138,12 +152,13 @@ class Pipeline:
         self._conditioner = Conditioner(engine) if source.config.dit is not None else None
         self.adapters = Adapters(engine, self._conditioner)
         self.serving = threading.RLock()
+        self.depth = 0  # of calls under way, one inside another
         self.closed = False
 
     @classmethod
     def load(
         cls,
-        model: str = "nano",
+        model: str | os.PathLike[str] = "nano",
         *,
         backend: str = "auto",
         device: str = "auto",
@@ -158,7 +173,10 @@ class Pipeline:
         where those are not all.
         """
         options = Options(device=device, precision=precision, threads=threads, memory=memory)
-        return cls.open(models.locate(model, revision=revision), backend=backend, options=options, needs=needs)
+        name: Any = os.fspath(model) if isinstance(model, os.PathLike) else model
+        if not isinstance(name, str):
+            raise InvalidRequest(f"the model is {name!r}; a name or a folder was expected")
+        return cls.open(models.locate(name, revision=revision), backend=backend, options=options, needs=needs)
 
     @classmethod
     def open(
@@ -170,6 +188,13 @@ class Pipeline:
         needs: Collection[str] = (),
     ) -> Pipeline:
         """A model that is located already."""
+        found: Any = source  # what a caller passed, whatever the annotation says
+        if not isinstance(found, models.Source):
+            raise InvalidRequest(
+                f"the source is {found!r}, which is not located yet; Pipeline.load takes it by its name"
+            )
+        if unknown := ", ".join(sorted({*needs} - {*GRAPHS})):
+            raise InvalidRequest(f"needs names {unknown}; the graphs are {', '.join(GRAPHS)}")
         tokenizer = tokenizer_for(source)
         engine, choice = selection.open_engine(source, backend, options, needs=needs)
         return cls(engine, source, tokenizer, choice)
@@ -185,8 +210,18 @@ class Pipeline:
         return shortest, min(longest, self.config.longest_seconds)
 
     def close(self) -> None:
+        """Nothing new is begun. What is under way, here or in another thread, has its engine until it ends."""
         self.closed = True
-        self.engine.close()
+        self.free()
+
+    def free(self) -> None:
+        """Of a closed pipeline, as soon as nothing is under way: whoever ends it last asks again."""
+        if self.serving.acquire(blocking=False):
+            try:
+                if not self.depth:
+                    self.engine.close()
+            finally:
+                self.serving.release()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -211,7 +246,7 @@ class Pipeline:
         if self._conditioner is None or self._tokenizer is None:
             missing = "transformer" if self._conditioner is None else "tokenizer.json"
             raise InvalidRequest(f"{self.source.name} has no {missing}; it cannot make sound from a prompt")
-        planned = plan(request, self.config, self.limits)
+        planned, watch = plan(request, self.config, self.limits), _watched(watch)
         given = request.init_audio is not None or request.inpaint_audio is not None
         self._check_graphs(
             "text", "prepare", "step", *(("encode",) if given else ()), *(("decode",) if request.decode else ())
@@ -271,7 +306,7 @@ class Pipeline:
         last: bool = False,
     ) -> Generation:
         """ids and mask (items, max_tokens), as a tokenizer gives them."""
-        r, watch, clock = planned.request, watch or Watch(), Clock()
+        r, watch, clock = planned.request, _watched(watch), Clock()
         noise = noise or (TorchGenerator(planned.seed) if planned.seeds is None else PerItem(planned.seeds))
         total = lengths.frames(self.config, planned.seconds, r.padding_seconds, planned.sample_size)
         latents, valid = self._latents(planned, ids, mask, negative, total, noise, watch, clock, last=last)
@@ -434,7 +469,8 @@ class Pipeline:
         self._check_graphs("encode")
         if method not in ("exact", "fast"):
             raise InvalidRequest(f"method {method!r}; the resampler is 'exact' or 'fast'")
-        sound, watch = as_sound(audio, "audio"), watch or Watch()
+        _check_windows(chunking)
+        sound, watch = as_sound(audio, "audio"), _watched(watch)
         samples = resample(sound.samples, sound.rate, self.config.sample_rate, method)
         samples = fix_channels(samples, self.config.autoencoder.channels)
         samples = fit(samples, -(-samples.shape[1] // self.config.ratio) * self.config.ratio)
@@ -450,18 +486,24 @@ class Pipeline:
     def decode(self, latents: Array, *, chunking: Chunking | None = None, watch: Watch | None = None) -> Array:
         """Latents (items, channels, frames) to audio (items, channels, samples)."""
         self._check_graphs("decode")
-        channels, watch = self.config.autoencoder.latent_channels, watch or Watch()
-        latents = np.asarray(latents)
+        _check_windows(chunking)
+        channels, watch = self.config.autoencoder.latent_channels, _watched(watch)
+        try:
+            latents = as_array(latents)
+        except (TypeError, ValueError) as e:
+            raise InvalidRequest(f"the latents are no array: {e}") from e
         if latents.dtype.kind not in "fiu":
             raise InvalidRequest(f"latents of {latents.dtype}; numbers were expected")
         if latents.ndim != 3 or latents.shape[1] != channels or 0 in latents.shape:
             raise InvalidRequest(f"latents of shape {latents.shape}; (items, {channels}, frames) was expected")
+        with np.errstate(over="ignore"):  # becomes infinity
+            latents = latents.astype(np.float32)
         if not np.isfinite(latents).all():
             raise InvalidRequest("the latents hold NaN or infinity")
         watch.at("decode", 0, 1)
         audio = coding.decode(
             self.engine,
-            latents.astype(np.float32),
+            latents,
             chunking=chunking,
             tick=lambda done, of: watch.at("decode", done, of),
         )
@@ -470,6 +512,17 @@ class Pipeline:
         if np.ptp(audio) == 0:
             raise BadOutput("the decoder", "a constant" if audio.any() else "silence")
         return audio
+
+
+def _watched(watch: Any) -> Watch:
+    if not isinstance(watch, Watch | None):
+        raise InvalidRequest(f"watch is {watch!r}; a Watch was expected, such as Watch(progress=...)")
+    return watch or Watch()
+
+
+def _check_windows(chunking: Any) -> None:
+    if not isinstance(chunking, Chunking | None):
+        raise InvalidRequest(f"chunking is {chunking!r}; a Chunking was expected, or None for all in one pass")
 
 
 def _check_sound(audio: Array) -> None:

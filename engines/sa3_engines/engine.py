@@ -132,9 +132,12 @@ class Options:
     memory: str = "normal"  # low: one network in memory at a time, in the smallest tier unless one is named
 
     def __post_init__(self) -> None:
+        device: Any = self.device  # what a caller passed, whatever the annotation says
+        if not isinstance(device, str):
+            raise InvalidRequest(f"device {device!r}; a name was expected, such as cpu or cuda, or auto")
         if self.memory not in MEMORY:
             raise InvalidRequest(f"memory {self.memory!r}; choose from {', '.join(MEMORY)}")
-        threads: Any = self.threads  # what a caller passed, whatever the annotation says
+        threads: Any = self.threads
         most = most_threads()
         if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
             raise InvalidRequest(f"threads {threads!r}; it must be a whole number from 1 to {most} on this machine")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sa3_engines.adapters import Merger
-from sa3_engines.errors import BadOutput, Cancelled, InvalidRequest
+from sa3_engines.errors import BadOutput, Cancelled, InvalidRequest, ModelNotFound
 from sa3_runtime.finish import Finish
 from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
 from sa3_runtime.request import AdapterUse, Request
@@ -312,6 +313,78 @@ def test_a_mask_that_ends_before_the_clip_is_told_of(null: Pipeline):
     said = make(null, inpaint_audio=tone(2.0), inpaint_mask=np.zeros(1600)).warnings
     assert "inpaint_mask holds 1600 of the 3200 samples that are made; what follows it is kept" in said
     assert "inpaint_mask" not in str(make(null, inpaint_audio=tone(2.0), inpaint_mask=np.zeros(3200)).warnings)
+
+
+@pytest.mark.parametrize("index", [1, -2, "0", None, 0.0])
+def test_a_clip_that_was_not_made(null: Pipeline, index: Any):
+    with pytest.raises(InvalidRequest, match=r"there is no clip .*; this request made 1, numbered from 0"):
+        make(null).clip(index)
+    with pytest.raises(InvalidRequest, match="decode=False"):
+        make(null, decode=False).clip(0)
+
+
+@pytest.mark.parametrize("given", [{"progress": 5}, {"cancelled": threading.Event()}, {"step": "x"}])
+def test_a_watch_holds_functions(given: dict[str, Any]):
+    with pytest.raises(InvalidRequest, match=f"{next(iter(given))} of a Watch is .*; a function was expected"):
+        Watch(**given)
+
+
+def test_what_is_no_watch_and_no_windows(null: Pipeline):
+    anything: Any = print
+    for work in (
+        lambda: null.generate(Request(prompt="a", seconds=1.0), anything),
+        lambda: null.encode(tone(1.0), watch=anything),
+        lambda: null.decode(np.ones((1, 32, 8)), watch=anything),
+    ):
+        with pytest.raises(InvalidRequest, match="a Watch was expected"):
+            work()
+    anything = 64
+    for work in (lambda: null.encode(tone(1.0), chunking=anything), lambda: null.decode(None, chunking=anything)):  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InvalidRequest, match="chunking is 64; a Chunking was expected"):
+            work()
+
+
+def test_a_pipeline_closed_while_at_work_ends_that_work(tiny_model: Path):
+    expected = make(Pipeline.load(tiny_model, backend="torch", threads=1)).audio
+    for elsewhere in (False, True):
+        pipeline = Pipeline.load(tiny_model, backend="torch", threads=1)
+
+        def close(at: Progress, pipeline: Pipeline = pipeline, elsewhere: bool = elsewhere) -> None:
+            if (at.stage, at.done) == ("sample", 1):
+                closer = threading.Thread(target=pipeline.close)
+                closer.start() if elsewhere else pipeline.close()
+                closer.join(60) if elsewhere else None
+
+        request = Request(prompt="slow rain", seconds=2.0, steps=3, seed=1)
+        made = pipeline.generate(request, Watch(progress=close))
+        assert pipeline.closed
+        assert np.array_equal(made.audio, expected)
+        assert not hasattr(pipeline.engine, "networks")  # and then its memory is free
+        with pytest.raises(InvalidRequest, match="closed"):
+            make(pipeline)
+
+
+def test_models_are_loaded_by_paths_too(tmp_path: Path):
+    with Pipeline.load(Path("nano"), backend="null") as pipeline:
+        assert pipeline.source.name == "nano"
+    with pytest.raises(ModelNotFound, match="holds no model_config"):
+        Pipeline.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"model": None}, "the model is None; a name or a folder"),
+        ({"model": b"nano"}, "the model is b'nano'"),
+        ({"device": None}, "device None; a name was expected"),
+        ({"needs": ("step", "dit")}, "needs names dit; the graphs are text"),
+    ],
+)
+def test_what_cannot_be_loaded(given: dict[str, Any], says: str):
+    with pytest.raises(InvalidRequest, match=says):
+        Pipeline.load(**given)
+    with pytest.raises(InvalidRequest, match=r"Pipeline\.load takes it"):
+        Pipeline.open("nano")  # pyright: ignore[reportArgumentType]
 
 
 def test_encode_and_decode(tiny: Pipeline):
