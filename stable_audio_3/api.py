@@ -10,7 +10,8 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -22,6 +23,7 @@ from torch import Tensor
 from sa3_engines import models
 from sa3_engines.engine import Options
 from sa3_engines.errors import InvalidRequest
+from sa3_runtime.arrays import described
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
 from sa3_runtime.command.progress import Bars
@@ -34,6 +36,13 @@ Name = str | os.PathLike[str]
 Numbers = float | Sequence[float]
 Conditioning = Sequence[Mapping[str, Any]]
 Callback = Callable[[dict[str, Any]], object]
+WORDS = {  # this interface's names for a request's fields
+    "padding_seconds": "duration_padding_sec",
+    "cfg_rescale": "scale_phi",
+    "inpaint_regions, inpaint_mask and continue_audio": "inpaint_mask and inpaint_mask_start_seconds",
+    "truncate ": "truncate_output_to_duration ",
+    "seconds is an empty list": "duration is an empty list",
+}
 DURATION = 120.0  # seconds; told from a caller's own 120 by identity, since only the default gives way to a short model
 
 
@@ -83,9 +92,7 @@ class StableAudioModel:
         backend: "torch" as upstream; "auto" also takes exported engines where the model has them.
         """
         device, precision = _options(device, half=model_half)
-        return cls(
-            Pipeline.load(os.fspath(name), backend=backend, device=device, precision=precision, revision=revision)
-        )
+        return cls(Pipeline.load(name, backend=backend, device=device, precision=precision, revision=revision))
 
     @property
     def model_config(self) -> dict[str, Any]:
@@ -153,8 +160,9 @@ class StableAudioModel:
         callback: called before every step with {"i", "t", "sigma", "x"}.
         A prompt that is too long is cut, with a warning.
         """
-        most = sample_size or self.pipeline.config.sample_size
-        longest = min(self.pipeline.config.seconds_max, most / self.sample_rate)
+        most = _plain(sample_size) if isinstance(_plain(sample_size), int) else self.pipeline.config.sample_size
+        ratio = self.pipeline.config.ratio
+        longest = min(self.pipeline.config.seconds_max, most // ratio * ratio / self.sample_rate)
         seconds = min(longest, self.pipeline.config.usual_seconds(DURATION)) if duration is DURATION else duration
         prompts, seconds = _from_conditioning(conditioning, prompt, _plain(seconds))
         negatives = _negatives(negative_conditioning, negative_prompt, seconds)
@@ -175,7 +183,7 @@ class StableAudioModel:
             sampler=sampler_type,
             dist_shift=dist_shift,
             apg_scale=_plain(apg_scale),
-            cfg_interval=cast("tuple[float, float]", tuple(_plain(cfg_interval))),
+            cfg_interval=_plain(cfg_interval),
             cfg_rescale=_plain(scale_phi),
             cfg_norm_threshold=_plain(cfg_norm_threshold),
             init_audio=init_audio,
@@ -189,9 +197,9 @@ class StableAudioModel:
             decode=not return_latents,
             truncate=truncate_output_to_duration,
             truncate_prompt=True,
-            adapters=None if lora_configs is None else [_adapter_use(one) for one in lora_configs],
+            adapters=None if lora_configs is None else _adapter_uses(lora_configs),
         )
-        with Bars(shown=not disable_tqdm and sys.stderr.isatty()) as bars:
+        with Bars(shown=not disable_tqdm and sys.stderr.isatty()) as bars, _upstreams_words():
             made = self.pipeline.generate(request, Watch(progress=bars, step=_step(callback)))
         for sentence in made.warnings:
             if "full scale" not in sentence and "to be heard" not in sentence:  # upstream's way, and not said there
@@ -206,15 +214,15 @@ class StableAudioModel:
         loaded = self.pipeline.adapters.loaded
         before = len(loaded)
         try:
-            for one in [path] if isinstance(path, str | os.PathLike) else path:
-                self.pipeline.load_adapter(os.fspath(one), _plain(weight))
+            for one in path if isinstance(path, list | tuple) else [path]:
+                self.pipeline.load_adapter(_path(one, "an adapter"), _plain(weight))
         except BaseException:
             del loaded[before:]
             raise
 
     def set_lora_strength(self, strength: float, lora_index: int | None = None, target: str | None = None) -> None:
         """Of one adapter or of all; target: "dit", "conditioner" or None for both."""
-        self.pipeline.adapters.set_strength(_plain(strength), lora_index, target)
+        self.pipeline.adapters.set_strength(_plain(strength), _plain(lora_index), target)
 
 
 class AutoencoderModel:
@@ -238,7 +246,7 @@ class AutoencoderModel:
         model_half has no effect: the autoencoder's attention takes differences that half precision loses.
         """
         device, precision = _options(device, half=model_half)
-        source = models.locate(os.fspath(name), revision=revision).autoencoder_only()
+        source = models.locate(_path(name, "the model"), revision=revision).autoencoder_only()
         return cls(Pipeline.open(source, backend=backend, options=Options(device=device, precision=precision)))
 
     @property
@@ -260,14 +268,16 @@ class AutoencoderModel:
         audio: (n,), (channels, n) or (batch, channels, n), or a list of the first two, whose lengths may differ: all
         are padded with silence to the longest, in whole frames. sr is its rate, the model's own or another.
         """
-        config = self.pipeline.config
-        sounds = [as_sound((_plain(sr), one), f"audio[{index}]") for index, one in enumerate(_items(audio))]
+        config, rate = self.pipeline.config, _plain(sr)
+        if isinstance(rate, bool) or not isinstance(rate, int):
+            raise InvalidRequest(f"sr is {sr!r}; the rate of the audio was expected, a whole number")
+        sounds = [as_sound((rate, one), f"audio[{index}]") for index, one in enumerate(_items(audio))]
         samples = [
             fix_channels(resample(sound.samples, sound.rate, config.sample_rate), config.autoencoder.channels)
             for sound in sounds
         ]
         frames = math.ceil(max(one.shape[1] for one in samples) / config.ratio)
-        chunking = Chunking(size=chunk_size, overlap=overlap) if chunked else None
+        chunking = Chunking(size=_plain(chunk_size), overlap=_plain(overlap)) if chunked else None
         latents = [
             self.pipeline.encode(Sound(fit(one, frames * config.ratio), config.sample_rate), chunking=chunking)
             for one in samples
@@ -276,8 +286,8 @@ class AutoencoderModel:
 
     def decode(self, latents: Any, chunked: bool = False, chunk_size: int = 128, overlap: int = 32) -> Tensor:
         """Audio (batch, 2, samples) from latents (batch, channels, frames) or (channels, frames)."""
-        array = torch.as_tensor(latents).detach().float().cpu().numpy()
-        chunking = Chunking(size=chunk_size, overlap=overlap) if chunked else None
+        array = _values(latents, "latents")
+        chunking = Chunking(size=_plain(chunk_size), overlap=_plain(overlap)) if chunked else None
         return _tensor(
             self.pipeline, self.pipeline.decode(array[None] if array.ndim == 2 else array, chunking=chunking)
         )
@@ -295,22 +305,70 @@ def _tensor(pipeline: Pipeline, array: np.ndarray) -> Tensor:
 
 
 def _plain(value: Any) -> Any:
-    """Scalars and vectors of numpy and torch as Python's own numbers and lists."""
+    """Scalars and vectors of numpy and torch, or lists of them, as Python's own numbers and lists."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in cast("Sequence[Any]", value)]
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _from_conditioning(entries: Conditioning | None, prompt: Any, seconds: Any) -> tuple[Any, Any]:
+def _path(value: Any, what: str) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise InvalidRequest(f"{what} is {value!r}; a path was expected")
+    return os.fspath(cast("Name", value))
+
+
+def _values(value: Any, name: str) -> np.ndarray:
+    """As float32, whatever holds them."""
+    try:
+        tensor = torch.as_tensor(value).detach()
+        if tensor.is_complex():
+            raise ValueError("complex numbers")
+        return tensor.float().cpu().numpy()
+    except (TypeError, ValueError, RuntimeError) as e:  # torch has one of each for what it cannot hold
+        raise InvalidRequest(f"{name} must be a tensor or an array of numbers, not {described(value)}") from e
+
+
+def _entries(value: Any, name: str) -> Sequence[Mapping[str, Any]]:
+    """The dicts of a list, which is what each of these arguments is."""
+    entries: Any = list(value) if isinstance(value, list | tuple) else None
+    if not entries and (entries is None or name != "lora_configs"):
+        raise InvalidRequest(f"{name} must be a list with a dict for each item, not {described(value)}")
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            raise InvalidRequest(f"{name} must hold dicts, not {described(entry)}")
+    return entries
+
+
+@contextmanager
+def _upstreams_words() -> Generator[None]:
+    """What is wrong is told by the names that the caller used."""
+    try:
+        yield
+    except InvalidRequest as e:
+        said = str(e)
+        for ours, theirs in WORDS.items():
+            said = said.replace(ours, theirs)
+        if said == str(e):
+            raise
+        raise type(e)(said) from e
+
+
+def _from_conditioning(
+    entries: Conditioning | None, prompt: Any, seconds: Any, name: str = "conditioning"
+) -> tuple[Any, Any]:
     """Prompts and durations, one per entry; what an entry leaves out is taken from the arguments."""
     if entries is None:
         return prompt, seconds
-    for entry in entries:
-        if unknown := ", ".join(sorted(set(entry) - {"prompt", "seconds_total"})):
-            raise InvalidRequest(f"conditioning has {unknown}; the model knows prompt and seconds_total")
-    for name, values in (("prompt", prompt), ("seconds_total", seconds)):
+    for entry in _entries(entries, name):
+        if unknown := ", ".join(sorted(map(str, set(entry) - {"prompt", "seconds_total"}))):
+            raise InvalidRequest(f"{name} has {unknown}; the model knows prompt and seconds_total")
+        if prompt is None and "prompt" not in entry:
+            raise InvalidRequest(f"an entry of {name} lacks its prompt, and there is no other to take its place")
+    for key, values in (("prompt", prompt), ("seconds_total", seconds)):
         count = len(values) if isinstance(values, list | tuple) else 1
-        borrowed = any(name not in entry for entry in entries)
+        borrowed = any(key not in entry for entry in entries)
         if borrowed and count > 1 and count != len(entries):
-            raise InvalidRequest(f"{count} values of {name} for {len(entries)} entries of conditioning")
+            raise InvalidRequest(f"{count} values of {key} for {len(entries)} entries of {name}")
     return (
         [entry.get("prompt", _at(prompt, index)) for index, entry in enumerate(entries)],
         [_plain(entry.get("seconds_total", _at(seconds, index))) for index, entry in enumerate(entries)],
@@ -319,7 +377,7 @@ def _from_conditioning(entries: Conditioning | None, prompt: Any, seconds: Any) 
 
 def _negatives(entries: Conditioning | None, prompt: Any, seconds: Any) -> Any:
     """Its prompts; as for durations, both sides of the guidance have the same."""
-    prompts, _ = _from_conditioning(entries, prompt, None)
+    prompts, _ = _from_conditioning(entries, prompt, None, "negative_conditioning")
     stated = [_plain(entry["seconds_total"]) for entry in entries or () if "seconds_total" in entry]
     for index in range(max(len(stated), len(_several(seconds))) if stated else 0):
         if _at(stated, index) != _at(seconds, index):
@@ -353,10 +411,14 @@ def _several(value: Any) -> list[float]:
 def _mask(mask: Any) -> np.ndarray | None:
     if mask is None:
         return None
-    array = torch.as_tensor(mask).detach().float().cpu().numpy()
+    array = _values(mask, "inpaint_mask")
     if not array.ndim or array.size != array.shape[-1]:
         raise InvalidRequest(f"inpaint_mask has shape {array.shape}; (samples,) was expected: it is one for the batch")
     return array.reshape(-1)
+
+
+def _adapter_uses(configs: Any) -> list[AdapterUse]:
+    return [_adapter_use(one) for one in _entries(configs, "lora_configs")]
 
 
 def _adapter_use(config: Mapping[str, Any]) -> AdapterUse:
@@ -366,18 +428,22 @@ def _adapter_use(config: Mapping[str, Any]) -> AdapterUse:
         )
     if "lora_index" not in config:
         raise InvalidRequest("an entry of lora_configs lacks its lora_index")
-    low, high = config.get("interval") or (0.0, 1.0)
-    layers = config.get("layer_filter") or ""
+    layers: Any = config.get("layer_filter") or ""
+    if isinstance(layers, list | tuple) and all(isinstance(one, str) for one in cast("Sequence[Any]", layers)):
+        layers = ",".join(cast("Sequence[str]", layers))
+    interval = config.get("interval")
     return AdapterUse(
-        index=config["lora_index"],
-        interval=(float(low), float(high)),
-        skip_layers=layers if isinstance(layers, str) else ",".join(layers),
+        index=_plain(config["lora_index"]),
+        interval=(0.0, 1.0) if interval is None else _plain(interval),
+        skip_layers=layers,
     )
 
 
 def _step(callback: Callback | None) -> Callable[[int, np.ndarray, np.ndarray], None] | None:
     if callback is None:
         return None
+    if not callable(callback):
+        raise InvalidRequest(f"callback is {callback!r}; a function was expected")
 
     def step(index: int, levels: np.ndarray, state: np.ndarray) -> None:
         t = torch.from_numpy(levels.copy())
@@ -388,11 +454,14 @@ def _step(callback: Callback | None) -> Callable[[int, np.ndarray, np.ndarray], 
 
 def _items(audio: Any) -> list[Any]:
     """One entry per item, each a tensor, so that its channels come first."""
-    if isinstance(audio, list | tuple):
-        entries = [torch.as_tensor(one) for one in cast("Sequence[Any]", audio)]
-    else:
-        tensor = torch.as_tensor(audio)
-        entries = list(tensor) if tensor.ndim == 3 else [tensor]
+    try:
+        if isinstance(audio, list | tuple):
+            entries = [torch.as_tensor(one) for one in cast("Sequence[Any]", audio)]
+        else:
+            tensor = torch.as_tensor(audio)
+            entries = list(tensor) if tensor.ndim == 3 else [tensor]
+    except (TypeError, ValueError, RuntimeError) as e:  # torch has one of each for what it cannot hold
+        raise InvalidRequest(f"audio must be a tensor or an array, or a list of them, not {described(audio)}") from e
     if not entries:
         raise InvalidRequest("there is no audio to encode: the batch is empty")
     return entries

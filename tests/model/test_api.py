@@ -188,6 +188,53 @@ def test_truncation(model: StableAudioModel):
     assert not different[0, :, (25 + 150) * 64 :].any()  # what only pads an item is silent
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cfg_interval": 0.5}, "cfg_interval is 0.5; two numbers"),
+        ({"cfg_interval": None}, "cfg_interval is None; two numbers"),
+        ({"sample_size": "x"}, "sample size 'x'"),
+        ({"sample_size": 0}, "sample size 0"),
+        ({"duration_padding_sec": -1}, "duration_padding_sec -1"),
+        ({"scale_phi": 2}, "scale_phi 2"),
+        ({"truncate_output_to_duration": "no"}, "truncate_output_to_duration 'no'"),
+        ({"duration": []}, "duration is an empty list"),
+        ({"callback": 5}, "callback is 5; a function"),
+        ({"inpaint_audio": (RATE, tone(2)), "inpaint_mask": "x"}, "inpaint_mask must be .* not str"),
+        ({"inpaint_audio": (RATE, tone(2)), "inpaint_mask": object()}, "inpaint_mask must be .* not object"),
+        ({"conditioning": {"prompt": "warm"}}, "conditioning must be a list with a dict for each item, not dict"),
+        ({"conditioning": "warm"}, "conditioning must be a list .* not str"),
+        ({"conditioning": ["warm"]}, "conditioning must hold dicts, not str"),
+        ({"conditioning": []}, "conditioning must be a list"),
+        ({"prompt": None, "conditioning": [{"seconds_total": 2}]}, "an entry of conditioning lacks its prompt"),
+        ({"negative_conditioning": [{"seconds_total": 2}]}, "an entry of negative_conditioning lacks its prompt"),
+        ({"negative_conditioning": [{"bpm": 2}]}, "negative_conditioning has bpm"),
+        ({"lora_configs": {"lora_index": 0}}, "lora_configs must be a list .* not dict"),
+        ({"lora_configs": [5]}, "lora_configs must hold dicts, not int"),
+        ({"lora_configs": [{"lora_index": 0, "interval": 0.5}]}, "interval of adapter 0 is 0.5; two numbers"),
+        ({"lora_configs": [{"lora_index": 0, "interval": ("a", "b")}]}, "interval of adapter 0 is .*; two numbers"),
+        ({"lora_configs": [{"lora_index": [0]}]}, "index of an adapter is"),
+        ({"lora_configs": [{"lora_index": 0, "layer_filter": 5}]}, "skip_layers of adapter 0 is 5"),
+    ],
+)
+def test_what_is_wrong_is_told_by_the_callers_name_for_it(model: StableAudioModel, changes: dict[str, Any], said: str):
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        made(model, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_torch_in_lists_are_numbers(model: StableAudioModel):
+    plain = made(model, prompt=["warm", "dark"], duration=[1, 2], seed=[3, 4])
+    assert torch.equal(
+        made(model, prompt=["warm", "dark"], duration=[torch.tensor(1.0), torch.tensor(2)], seed=[np.int64(3), 4]),
+        plain,
+    )
+
+
+def test_the_default_duration_is_in_whole_latents(model: StableAudioModel):
+    assert model.generate("pad", steps=1, sample_size=2 * RATE + 17).shape[2] == 2 * RATE
+
+
 # Randomness
 
 
@@ -612,6 +659,28 @@ def test_decoding(autoencoder: AutoencoderModel):
 def test_what_cannot_be_encoded(autoencoder: AutoencoderModel, audio: Any, rate: int):
     with pytest.raises(InvalidRequest):
         autoencoder.encode(audio, rate)
+
+
+def test_what_is_no_audio_and_no_latents(autoencoder: AutoencoderModel):
+    for given in ("sound.wav", None, object()):
+        with pytest.raises(InvalidRequest, match=f"audio must be .* not {type(given).__name__}"):
+            autoencoder.encode(given, RATE)
+        with pytest.raises(InvalidRequest, match=f"latents must be .* not {type(given).__name__}"):
+            autoencoder.decode(given)
+    for rate in (None, "44100", 1600.0, True):
+        with pytest.raises(InvalidRequest, match=r"sr is .*; the rate of the audio was expected"):
+            autoencoder.encode(tone(1), rate)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidRequest, match="two whole numbers"):
+        autoencoder.encode(tone(1), RATE, chunked=True, chunk_size="x")  # pyright: ignore[reportArgumentType]
+
+
+def test_what_is_no_path(model: StableAudioModel):
+    for opened_as in (StableAudioModel, AutoencoderModel):
+        with pytest.raises(InvalidRequest, match="the model is 5; a"):
+            opened_as.from_pretrained(5)  # pyright: ignore[reportArgumentType]
+    for given in (None, 5, [5]):
+        with pytest.raises(InvalidRequest, match=r"an adapter is .*; a path was expected"):
+            model.load_lora(given)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("latents", [torch.zeros(1, 31, 4), torch.zeros(32), torch.full((1, 32, 4), float("nan"))])
