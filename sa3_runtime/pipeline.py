@@ -82,19 +82,22 @@ class Generation:
     @property
     def audio(self) -> Array:
         """(items, channels, samples). Items of unlike durations are as long as the longest, padding included."""
-        if not self.sounds:
-            raise InvalidRequest("this request stopped at its latents (decode=False): there is no audio")
-        return np.stack([sound.samples for sound in self.sounds])
+        return np.stack([sound.samples for sound in self._heard()])
 
     def clip(self, index: int) -> Sound:
         """One item as a file holds it: items of unlike durations come as long as the longest, with its padding."""
-        made, asked = len(self.audio), cast(Any, index)  # what a caller passed, whatever the annotation says
+        made, asked = len(self._heard()), cast(Any, index)  # what a caller passed, whatever the annotation says
         if not isinstance(asked, int | np.integer) or not -made <= asked < made:
             raise InvalidRequest(f"there is no clip {index!r}; this request made {made}, numbered from 0")
         sound = self.sounds[index]
         if not self.plan.request.truncate or len(set(self.plan.seconds)) == 1:
             return sound
         return Sound(sound.samples[:, : int(self.plan.seconds[index] * sound.rate)], sound.rate)
+
+    def _heard(self) -> list[Sound]:
+        if not self.sounds:
+            raise InvalidRequest("this request stopped at its latents (decode=False): there is no audio")
+        return self.sounds
 
 
 @dataclass

@@ -428,15 +428,18 @@ def _adapter_use(config: Mapping[str, Any]) -> AdapterUse:
         )
     if "lora_index" not in config:
         raise InvalidRequest("an entry of lora_configs lacks its lora_index")
-    layers: Any = config.get("layer_filter") or ""
-    if isinstance(layers, list | tuple) and all(isinstance(one, str) for one in cast("Sequence[Any]", layers)):
-        layers = ",".join(cast("Sequence[str]", layers))
     interval = config.get("interval")
     return AdapterUse(
         index=_plain(config["lora_index"]),
         interval=(0.0, 1.0) if interval is None else _plain(interval),
-        skip_layers=layers,
+        skip_layers=_joined(config.get("layer_filter") or ""),
     )
+
+
+def _joined(layers: Any) -> Any:
+    """What is no list of texts is for the request to judge."""
+    given: list[Any] = list(layers) if isinstance(layers, list | tuple) else []
+    return ",".join(given) if given and all(isinstance(one, str) for one in given) else layers
 
 
 def _step(callback: Callback | None) -> Callable[[int, np.ndarray, np.ndarray], None] | None:
