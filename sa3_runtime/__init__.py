@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
     from sa3_runtime.request import AdapterUse, Request
 
+    __version__: str
+
 __all__ = [
     "AdapterUse",
     "Chunking",
@@ -26,6 +28,7 @@ __all__ = [
     "Sa3Error",
     "Sound",
     "Watch",
+    "__version__",
 ]
 
 _HOMES = {
@@ -43,7 +46,15 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sa3-runtime")
     # Commands must answer at once, so nothing is imported before it is asked for.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

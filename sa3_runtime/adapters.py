@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,13 @@ class Adapters:
         self._in_engine: tuple[Any, ...] | None = ()  # None: unknown, after a failure half way
         self.loaded: list[Loaded] = []
 
-    def load(self, path: Path, strength: float = 1.0) -> int:
+    def load(self, path: str | os.PathLike[str], strength: float = 1.0) -> int:
+        given: Any = path  # what a caller passed, whatever the annotation says
+        if not isinstance(given, str | os.PathLike):
+            raise InvalidRequest(f"an adapter is {given!r}; the path of a .safetensors file was expected")
         if not isinstance(self._engine, Adaptable) or not self._engine.support.adapters or self._conditioner is None:
             raise BackendUnavailable(f"the {self._engine.support.backend} engine cannot run adapters on this model")
+        path = Path(path)
         adapter = adapters.load(path)
         adapters.check_fits(adapter, {**self._engine.adaptable(), **self._conditioner.shapes})
         _check_strength(strength)
@@ -68,6 +73,8 @@ class Adapters:
         by_index = {self._index(use.index): use for use in uses or ()}
         active: list[ActiveAdapter] = []
         for index, one in enumerate(self.loaded):
+            _check_strength(one.strength)  # which a caller may have set
+            _check_strength(one.conditioner_strength)
             use = by_index.get(index, AdapterUse(index=index))
             works = use.interval[0] <= t <= use.interval[1]
             active.append(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import numpy as np
@@ -233,9 +232,9 @@ class Pipeline:
         self.close()
 
     @_alone
-    def load_adapter(self, path: str | Path, strength: float = 1.0) -> int:
+    def load_adapter(self, path: str | os.PathLike[str], strength: float = 1.0) -> int:
         """Adds an adapter after those there are; its number is returned."""
-        return self.adapters.load(Path(path), strength)
+        return self.adapters.load(path, strength)
 
     # Generation
 

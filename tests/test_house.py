@@ -84,3 +84,12 @@ def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path: Path):
     assert "sa3_engines/nano/model.safetensors" in names
     assert "sa3_engines/released/small.json" in names
     assert wheel.stat().st_size < 20e6
+
+
+def test_the_runtime_says_what_it_has():
+    """Names that are imported when they are asked for are found by `dir`, and so by completion."""
+    done = python(
+        "import sa3_runtime as s; assert set(s.__all__) <= set(dir(s)); "
+        "assert all(getattr(s, name) for name in s.__all__); print(s.__version__)"
+    )
+    assert done.stdout[:1].isdigit(), done.stderr

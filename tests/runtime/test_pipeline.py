@@ -174,6 +174,20 @@ def test_adapters(small: Pipeline, golden: Any):
     np.testing.assert_array_equal(make(small).latents, plain)
 
 
+def test_adapters_of_a_pipeline_take_paths_and_strengths_alone(small: Pipeline, golden: Path):
+    path, adapters = golden / "tiny-small/loras/lora.safetensors", small.adapters
+    try:
+        assert [adapters.load(str(path)), small.load_adapter(path)] == [0, 1]
+        for given in (None, [path]):
+            with pytest.raises(InvalidRequest, match=r"an adapter is .*; the path of a"):
+                small.load_adapter(given)  # pyright: ignore[reportArgumentType]
+        adapters.loaded[0].strength = "half"  # pyright: ignore[reportAttributeAccessIssue]
+        with pytest.raises(InvalidRequest, match="adapter strength 'half' is not a number"):
+            make(small)
+    finally:
+        adapters.clear()
+
+
 def test_adapters_that_fail_half_way_leave_nothing_behind(
     small: Pipeline, golden: Any, monkeypatch: pytest.MonkeyPatch
 ):
