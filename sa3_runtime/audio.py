@@ -5,7 +5,7 @@ import os
 import struct
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -32,6 +32,7 @@ class Sound:
     samples: np.ndarray  # float32, (channels, n), full scale at 1
     rate: int
     warning: str | None = None  # what is wrong with the file it was read from
+    path: Path | None = None  # of that file, where a request was given the file and not the sound
 
     @property
     def seconds(self) -> float:
@@ -73,9 +74,10 @@ def as_sound(value: object, name: str) -> Sound:
     """
     if isinstance(value, Sound):
         sound = _sound(value, name)
-        return _checked(sound.samples, sound.rate, name, sound.warning)
+        return replace(_checked(sound.samples, sound.rate, name, sound.warning), path=value.path)
     if isinstance(value, str | os.PathLike):
-        return read(cast("str | os.PathLike[str]", value))
+        path = Path(cast("str | os.PathLike[str]", value))
+        return replace(read(path), path=path)
     pair = cast("tuple[object, ...]", tuple(value)) if isinstance(value, tuple | list) else ()
     rates = [item for item in pair if isinstance(item, int | np.integer) and not isinstance(item, bool)]
     if len(pair) != 2 or len(rates) != 1:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
@@ -19,7 +19,7 @@ from sa3_engines.config import ModelConfig
 from sa3_engines.engine import GRAPHS, Engine, Options, release
 from sa3_engines.errors import BackendUnavailable, BadOutput, Cancelled, InvalidRequest
 from sa3_runtime import coding, conditioning, lengths, remarks, sampling, schedule
-from sa3_runtime.adapters import Adapters
+from sa3_runtime.adapters import Adapters, Loaded
 from sa3_runtime.arrays import as_array
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
@@ -77,6 +77,7 @@ class Generation:
     plan: Plan
     seconds_spent: Mapping[str, float]
     warnings: list[str]
+    adapters: Sequence[Loaded] = ()  # with the strengths they had
 
     @property
     def audio(self) -> Array:
@@ -150,6 +151,9 @@ class Pipeline:
         self.engine = engine
         self.source = source
         self.choice = choice
+        # What it is loaded by, for a record.
+        self.asked = source.name if source.folder is None or source.repo else os.fspath(source.folder)
+        self.options = Options()
         self._tokenizer = tokenizer
         self._conditioner = Conditioner(engine) if source.config.dit is not None else None
         self.adapters = Adapters(engine, self._conditioner)
@@ -178,7 +182,9 @@ class Pipeline:
         name: Any = os.fspath(model) if isinstance(model, os.PathLike) else model
         if not isinstance(name, str):
             raise InvalidRequest(f"the model is {name!r}; a name or a folder was expected")
-        return cls.open(models.locate(name, revision=revision), backend=backend, options=options, needs=needs)
+        pipeline = cls.open(models.locate(name, revision=revision), backend=backend, options=options, needs=needs)
+        pipeline.asked = name
+        return pipeline
 
     @classmethod
     def open(
@@ -199,7 +205,9 @@ class Pipeline:
             raise InvalidRequest(f"needs names {unknown}; the graphs are {', '.join(GRAPHS)}")
         tokenizer = tokenizer_for(source)
         engine, choice = selection.open_engine(source, backend, options, needs=needs)
-        return cls(engine, source, tokenizer, choice)
+        pipeline = cls(engine, source, tokenizer, choice)
+        pipeline.options = options or Options()
+        return pipeline
 
     @property
     def config(self) -> ModelConfig:
@@ -309,6 +317,7 @@ class Pipeline:
     ) -> Generation:
         """ids and mask (items, max_tokens), as a tokenizer gives them."""
         r, watch, clock = planned.request, _watched(watch), Clock()
+        adapters = [replace(one) for one in self.adapters.loaded]
         noise = noise or (TorchGenerator(planned.seed) if planned.seeds is None else PerItem(planned.seeds))
         total = lengths.frames(self.config, planned.seconds, r.padding_seconds, planned.sample_size)
         latents, valid = self._latents(planned, ids, mask, negative, total, noise, watch, clock, last=last)
@@ -327,6 +336,7 @@ class Pipeline:
             plan=planned,
             seconds_spent=clock.spent,
             warnings=remarks.about(planned, [report for _, report in finished], self.source),
+            adapters=adapters,
         )
 
     def _latents(

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -450,6 +450,37 @@ def differences(record: Record, now: Record) -> list[str]:
 # In the tags of a sound file
 
 
+def write(
+    path: str | os.PathLike[str], made: Generation, pipeline: Pipeline, index: int = 0, bits: audio.Bits | None = None
+) -> None:
+    """A clip that Python made, with what `sa3 generate --from` makes it again from in its tags."""
+    sound, place, request = made.clip(index), Path(path), made.plan.request
+    known = audio.format_for(place)
+    for one in made.adapters:
+        if one.strength != one.conditioner_strength:
+            raise InvalidRequest(
+                f"a record holds one strength of an adapter, and {one.path} has {one.strength} for the transformer and "
+                f"{one.conditioner_strength} for the conditioners; audio.write keeps the sound alone"
+            )
+    used = [(one.path, float(one.strength)) for one in made.adapters]
+    chosen = Opening(
+        model=pipeline.asked,
+        threads=pipeline.options.threads,
+        memory=pipeline.options.memory,
+        adapters=[AdapterFile(path=p, sha256=sha256(p), written=os.fspath(p), strength=s) for p, s in used],
+    )
+    paths = {name: getattr(getattr(request, name), "path", None) for name in INPUTS}
+    inputs = {n: InputFile(path=p, sha256=sha256(p), written=os.fspath(p)) for n, p in paths.items() if p is not None}
+    recipe = Recipe(opening=chosen, request=request, inputs=inputs)
+    found = make(recipe, made, pipeline, int(index) % made.plan.items, datetime.now(UTC), place.parent)
+    kept = to_tags(found | {"output": {"file": place.name, "format": known, "bits": bits}})
+    if "comment" not in kept:
+        raise InvalidRequest(
+            f"the record of {os.fspath(place)!r} is too long for tags; audio.write keeps the sound alone"
+        )
+    audio.write(place, sound, known, bits, kept)
+
+
 def to_tags(record: Record) -> dict[str, str]:
     """Title, date and software for players; the whole record as the comment, where it is not too long for that."""
     prompts = record["request"]["prompt"]
@@ -465,8 +496,9 @@ def to_tags(record: Record) -> dict[str, str]:
     return found
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """From a sidecar, or from a sound file's own tags."""
+    path = Path(path)
     if path.suffix.lower().removeprefix(".") not in audio.FORMATS:
         found = sidecar.read(path)
     else:

@@ -3,7 +3,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -589,3 +589,45 @@ def test_what_is_no_record(run: Run, text: str) -> None:
     code, _, err = run("--from", "bad.json")
     assert code == 2
     assert err.startswith("sa3: ")
+
+
+# From Python
+
+
+@pytest.fixture
+def opened(tiny_model: Path) -> Iterator[Pipeline]:
+    with Pipeline.load(tiny_model, backend="torch", threads=1) as pipeline:
+        yield pipeline
+
+
+def again(path: Path) -> np.ndarray:
+    """The clip made anew from its record, to the bits of the file."""
+    assert main(["generate", "--from", str(path), "-o", str(path.with_name("again.wav")), "-q"]) == 0
+    return audio.read(path.with_name("again.wav")).samples
+
+
+def test_a_clip_from_python_is_made_again_from_its_tags(opened: Pipeline, tmp_path: Path) -> None:
+    lora = Path(__file__).parents[1] / "golden/tiny-small/loras/lora.safetensors"
+    audio.write(tmp_path / "in.wav", Sound(np.full((2, 1600), 0.1, np.float32), 1600))
+    opened.load_adapter(lora, 0.5)
+    settings: dict[str, Any] = {"init_audio": tmp_path / "in.wav", "seed": [3, -1], "steps": 2}
+    made = opened.generate(Request(prompt=["warm", "drums"], **settings))
+    opened.adapters.set_strength(1.0)  # what comes after is not its
+    for index in (0, 1):
+        record.write(tmp_path / "out.wav", made, opened, index, bits="32f")
+        assert np.array_equal(again(tmp_path / "out.wav"), made.clip(index).samples)
+    found = record.read(str(tmp_path / "out.wav"))
+    assert (found["inputs"]["init_audio"]["path"], found["item"], found["threads"]) == (str(tmp_path / "in.wav"), 1, 1)
+    assert found["adapters"][0]["strength"] == 0.5
+
+
+def test_what_no_record_can_make_again(opened: Pipeline, tmp_path: Path) -> None:
+    sound = Sound(np.full((2, 1600), 0.1, np.float32), 1600)
+    record.write(tmp_path / "x.wav", opened.generate(Request(prompt="warm", init_audio=sound, steps=1)), opened)
+    assert main(["generate", "--from", str(tmp_path / "x.wav"), "-o", str(tmp_path / "y.wav"), "-q"]) == 2
+    opened.load_adapter(Path(__file__).parents[1] / "golden/tiny-small/loras/lora.safetensors")
+    opened.adapters.set_strength(0.5, target="dit")
+    made = opened.generate(Request(prompt="warm", seconds=1, steps=1))
+    with pytest.raises(InvalidRequest, match="a record holds one strength"):
+        record.write(tmp_path / "z.wav", made, opened)
+    assert not (tmp_path / "z.wav").exists()
