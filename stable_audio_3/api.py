@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -96,8 +97,8 @@ class StableAudioModel:
 
     @property
     def model_config(self) -> dict[str, Any]:
-        """model_config.json as it is."""
-        return dict(self.pipeline.config.raw)
+        """model_config.json as it is: a copy, for the caller to keep."""
+        return deepcopy(dict(self.pipeline.config.raw))
 
     @property
     def sample_rate(self) -> int:
@@ -251,8 +252,8 @@ class AutoencoderModel:
 
     @property
     def model_config(self) -> dict[str, Any]:
-        """model_config.json as it is."""
-        return dict(self.pipeline.config.raw)
+        """model_config.json as it is: a copy, for the caller to keep."""
+        return deepcopy(dict(self.pipeline.config.raw))
 
     @property
     def sample_rate(self) -> int:

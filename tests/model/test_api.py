@@ -151,6 +151,12 @@ def test_facts(model: StableAudioModel, folder: Path):
     ).read_text("utf-8")
 
 
+def test_what_a_script_does_to_the_configuration_stays_its_own(model: StableAudioModel):
+    config = model.model_config
+    config["model"]["diffusion"]["config"]["depth"] = 99
+    assert model.model_config["model"]["diffusion"]["config"]["depth"] != 99
+
+
 def test_an_unknown_keyword_is_named(model: StableAudioModel):
     with pytest.raises(TypeError, match="cfg_strength"):
         made(model, cfg_strength=3)
