@@ -176,7 +176,7 @@ class Pipeline:
     ) -> Pipeline:
         """A name, a folder, owner/repository[/subfolder] or random:NAME[:SEED]. precision: a tier or a number type, see
         `sa3_engines.tiers`; memory "low" keeps one network in memory at a time; needs: the graphs that will be run,
-        where those are not all.
+        where those are not all. What `auto` took, and which bundles it passed over and why, is in `choice` then.
         """
         options = Options(device=device, precision=precision, threads=threads, memory=memory)
         name: Any = os.fspath(model) if isinstance(model, os.PathLike) else model

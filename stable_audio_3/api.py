@@ -93,7 +93,7 @@ class StableAudioModel:
         backend: "torch" as upstream; "auto" also takes exported engines where the model has them.
         """
         device, precision = _options(device, half=model_half)
-        return cls(Pipeline.load(name, backend=backend, device=device, precision=precision, revision=revision))
+        return cls(_told(Pipeline.load(name, backend=backend, device=device, precision=precision, revision=revision)))
 
     @property
     def model_config(self) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class AutoencoderModel:
         """
         device, precision = _options(device, half=model_half)
         source = models.locate(_path(name, "the model"), revision=revision).autoencoder_only()
-        return cls(Pipeline.open(source, backend=backend, options=Options(device=device, precision=precision)))
+        return cls(_told(Pipeline.open(source, backend=backend, options=Options(device=device, precision=precision))))
 
     @property
     def model_config(self) -> dict[str, Any]:
@@ -297,6 +297,13 @@ class AutoencoderModel:
 def _options(device: str | torch.device | None, *, half: bool) -> tuple[str, str]:
     """Device and precision as backends name them; each knows what half precision means on its devices."""
     return "auto" if device is None else str(device), "auto" if half else "fp32"
+
+
+def _told(pipeline: Pipeline) -> Pipeline:
+    """Of "auto" only: which exports of the model are here and not what runs."""
+    for reason in pipeline.choice.passed_over if pipeline.choice else ():
+        warnings.warn(f"a bundle is passed over: {reason}", stacklevel=3)
+    return pipeline
 
 
 def _tensor(pipeline: Pipeline, array: np.ndarray) -> Tensor:

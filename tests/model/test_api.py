@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 import stable_audio_3
+from sa3_engines import selection
 from sa3_engines.errors import BackendUnavailable, CheckpointError, InvalidRequest, ModelNotFound
 from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.request import Request
@@ -678,6 +680,20 @@ def test_what_is_no_audio_and_no_latents(autoencoder: AutoencoderModel):
             autoencoder.encode(tone(1), rate)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidRequest, match="two whole numbers"):
         autoencoder.encode(tone(1), RATE, chunked=True, chunk_size="x")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_bundle_that_is_passed_over_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    open_engine = selection.open_engine
+
+    def passing(*args: Any, **settings: Any) -> Any:
+        engine, choice = open_engine(*args, **settings)
+        return engine, replace(choice, passed_over=("onnx: it was exported from other weights",))
+
+    monkeypatch.setattr(selection, "open_engine", passing)
+    for opened_as in (StableAudioModel, AutoencoderModel):
+        with pytest.warns(UserWarning, match="a bundle is passed over: onnx: it was exported") as caught:
+            opened_as.from_pretrained(folder)
+        assert caught[0].filename == __file__
 
 
 def test_what_is_no_path(model: StableAudioModel):
