@@ -33,6 +33,7 @@ from sa3_runtime.tokens import Tokenizer, tokenizer_for
 
 Array = np.ndarray
 SILENT = 1e-5  # -100 dBFS
+CLOSED = "this pipeline is closed; load the model again"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _alone(work: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[
         self.depth += 1
         try:
             if self.closed and self.depth == 1:
-                raise InvalidRequest("this pipeline is closed; load the model again")
+                raise InvalidRequest(CLOSED)
             return work(self, *args, **kwargs)
         finally:
             self.depth -= 1
@@ -156,7 +157,7 @@ class Pipeline:
         self.options = Options()
         self._tokenizer = tokenizer
         self._conditioner = Conditioner(engine) if source.config.dit is not None else None
-        self.adapters = Adapters(engine, self._conditioner)
+        self._adapters = Adapters(engine, self._conditioner)
         self.serving = threading.RLock()
         self.depth = 0  # of calls under way, one inside another
         self.closed = False
@@ -212,6 +213,13 @@ class Pipeline:
     @property
     def config(self) -> ModelConfig:
         return self.engine.config
+
+    @property
+    def adapters(self) -> Adapters:
+        """What is loaded and how strong it is, for the next generation; they change an engine that has to be there."""
+        if self.closed and not self.depth:
+            raise InvalidRequest(CLOSED)
+        return self._adapters
 
     @property
     def limits(self) -> tuple[float, float]:

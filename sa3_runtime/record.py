@@ -454,6 +454,10 @@ def write(
     path: str | os.PathLike[str], made: Generation, pipeline: Pipeline, index: int = 0, bits: audio.Bits | None = None
 ) -> None:
     """A clip that Python made, with what `sa3 generate --from` makes it again from in its tags."""
+    given: tuple[Any, Any] = (made, pipeline)  # what a caller passed, whatever the annotations say
+    if not isinstance(given[0], Generation) or not isinstance(given[1], Pipeline):
+        kinds = " and ".join(type(one).__name__ for one in given)
+        raise InvalidRequest(f"{kinds} were given; what was made and its pipeline were expected, in that order")
     sound, place, request = made.clip(index), Path(path), made.plan.request
     known = audio.format_for(place)
     for one in made.adapters:

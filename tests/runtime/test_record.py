@@ -630,4 +630,6 @@ def test_what_no_record_can_make_again(opened: Pipeline, tmp_path: Path) -> None
     made = opened.generate(Request(prompt="warm", seconds=1, steps=1))
     with pytest.raises(InvalidRequest, match="a record holds one strength"):
         record.write(tmp_path / "z.wav", made, opened)
+    with pytest.raises(InvalidRequest, match="Pipeline and Generation were given"):
+        record.write(tmp_path / "z.wav", opened, made)  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "z.wav").exists()
