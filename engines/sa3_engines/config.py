@@ -170,15 +170,18 @@ class _Reader:
     def _path(self, key: str) -> str:
         return f"{self.file}: {self._inside(key)}"
 
+    def wrong(self, key: str, what: str) -> CheckpointError:
+        return CheckpointError(f"{self._path(key)} {what}")
+
     def into(self, key: str) -> _Reader:
         if key not in self.block:
-            raise CheckpointError(f"{self._path(key)} is missing")
+            raise self.wrong(key, "is missing")
         return _Reader(self.block[key], self._inside(key), self.file)
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.block.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise CheckpointError(f"{self._path(key)} is {value!r}, a number was expected")
+            raise self.wrong(key, f"is {value!r}, a number was expected")
         return value
 
     def positive(self, key: str, default: float) -> float:
@@ -298,7 +301,7 @@ def _conditioning(block: _Reader) -> tuple[int, str, tuple[float, float]]:
                 inner = one.into("config")
                 inner.choice("padding_mode", ("learned",), "learned")
                 tokens = inner.count("max_length", 256)
-                folder = str(inner.block.get("subfolder", "t5gemma-b-b-ul2"))
+                folder = _folder(inner)
             case "seconds_total", "number":
                 inner = one.into("config")
                 inner.choice("fourier_features_type", ("expo",), None)
@@ -313,6 +316,15 @@ def _conditioning(block: _Reader) -> tuple[int, str, tuple[float, float]]:
     if not tokens:
         raise CheckpointError("model_config.json: model.conditioning has no prompt conditioner")
     return tokens, folder, seconds
+
+
+def _folder(block: _Reader) -> str:
+    """A checkpoint may come from anywhere, and an export writes into a folder of this name: it must stay inside."""
+    name: Any = block.block.get("subfolder", "t5gemma-b-b-ul2")
+    parts = name.split("/") if isinstance(name, str) else [""]
+    if not set(parts).isdisjoint(("", ".", "..")) or not name.isprintable() or set(name) & set("\\:"):
+        raise block.wrong("subfolder", f"is {name!r}; the name of a folder beside model_config.json was expected")
+    return str(name)
 
 
 def _dit(diffusion: _Reader, latent_channels: int) -> DiTConfig:

@@ -41,7 +41,7 @@ def place(source: Source, folder: Path) -> None:
         return
     for name, path in models.files(source).items():
         target = folder / name
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if not (is_large(path) and _linked(path.resolve(), target)):
             shutil.copyfile(path, target)
     if source.config.dit is None and config.is_full(models.read_json(folder / CONFIG)):
@@ -85,7 +85,7 @@ def _write_random(source: Source, folder: Path) -> None:
     networks = checkpoint.load(source)
     _write_json(folder / CONFIG, dict(source.config.raw) | {RANDOM: source.seed})
     if source.config.text is not None:
-        (folder / source.config.text.folder).mkdir()
+        (folder / source.config.text.folder).mkdir(parents=True)
         _write_json(folder / source.config.text.folder / "config.json", dict(source.config.raw_text))
     tensors: dict[Path, dict[str, torch.Tensor]] = {}
     for prefix, part in networks.parts():

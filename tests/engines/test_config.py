@@ -79,3 +79,17 @@ def test_what_is_missing_is_named(raw: dict[str, Any], key: str):
     del raw[key]
     with pytest.raises(CheckpointError, match=key):
         config.parse(raw)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../text", "text/../../text", "/tmp/text", "text/", "a//b", "a\\b", "c:text", "a\0b", 5, None],
+)
+def test_the_text_encoders_folder_is_inside(raw: dict[str, Any], name: Any):
+    """An export writes into it: with an empty name it wrote into the root of the file system."""
+    raw["model"]["conditioning"]["configs"][0]["config"]["subfolder"] = name
+    for read in (config.parse, config.text_folder):
+        with pytest.raises(CheckpointError, match=r"config\.subfolder is .*; the name of a folder beside model_config"):
+            read(raw)
+    raw["model"]["conditioning"]["configs"][0]["config"]["subfolder"] = "encoders/t5"
+    assert config.text_folder(raw) == "encoders/t5"
