@@ -428,6 +428,8 @@ def _parse(raw: object, path: Path) -> Bundle:
         inside = PurePosixPath(name)
         if inside.is_absolute() or ".." in inside.parts or "\\" in name or ":" in name:
             raise BundleError(f"{path}: files names {name!r}, which is not inside the bundle")
+        if not inside.parts or not name.isprintable():  # no system takes NUL, or half a character
+            raise top.wrong(f"names {name!r}, which is no file's name", "files")
     for name, tier in found.tiers.items():
         if name not in tiers.TIERS:
             raise top.wrong(f"names {name!r}, which is not one of {', '.join(tiers.TIERS)}", "tiers")

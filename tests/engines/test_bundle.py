@@ -293,6 +293,12 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda m: m["files"]["step.onnx"].update(size="big"), r"files\.step\.onnx\.size is 'big'"),
         (lambda m: m["files"]["step.onnx"].update(size=True), r"files\.step\.onnx\.size is True"),
         (lambda m: m["files"].update({"../x": {"size": 1, "sha256": ""}}), "'../x', which is not inside"),
+        (
+            lambda m: m["files"].update({"a\0b": {"size": 1, "sha256": ""}}),
+            "files names 'a.x00b', which is no file's name",
+        ),
+        (lambda m: m["files"].update({"a\ud800": {"size": 1, "sha256": ""}}), "which is no file's name"),
+        (lambda m: m["files"].update({"": {"size": 1, "sha256": ""}}), "files names '', which is no file's name"),
         (lambda m: m["files"].update({"/etc/x": {"size": 1, "sha256": ""}}), "'/etc/x', which is not inside"),
         (lambda m: m["built_with"].update(torch=2), r"built_with\.torch is 2"),
         (lambda m: m["tiers"]["exact"].update(type="int3"), r"tiers\.exact\.type is 'int3', which is not one of fp32"),
