@@ -6,7 +6,6 @@ An engine asks for effective weights and puts them where its own are; it needs t
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,9 +101,10 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     known = cast("dict[str, Any]", config)
     for name in ("rank", "alpha"):
         value = known.get(name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        # One beyond `LARGEST` may be a whole number that is no float, or infinity.
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
         if value is not None and (not number or (name == "rank" and value != int(value))):
-            raise CheckpointError(f"adapter {path}: its {name} is {value!r}")
+            raise CheckpointError(f"adapter {path}: its {name} is {repr(value)[:50]}")
     for name in ("include", "exclude"):
         value = known.get(name)
         texts = cast("list[Any]", value if isinstance(value, list) else [value])

@@ -13,6 +13,8 @@ from typing import Any, cast
 from sa3_engines.errors import CheckpointError
 
 Json = Mapping[str, Any]
+# What no model comes near: with more, making its networks fails or does not end before its weights are looked at.
+MOST, WIDEST, DEEPEST = 1 << 31, 1 << 20, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,25 +182,25 @@ class _Reader:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.block.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # NaN
             raise self.wrong(key, f"is {value!r}, a number was expected")
-        return value
+        return self._within(key, value, MOST)
 
     def positive(self, key: str, default: float) -> float:
         value = self.number(key, default)
         if value <= 0:
             raise CheckpointError(f"{self._path(key)} is {value!r}; it must be above 0")
-        return value
+        return self._within(key, value, WIDEST)
 
-    def count(self, key: str, default: int | None = None) -> int:
-        return self._whole(key, self.number(key, default))
+    def count(self, key: str, default: int | None = None, *, most: int = WIDEST) -> int:
+        return self._whole(key, self.number(key, default), most)
 
     def one(self, key: str, default: int | None = None) -> int:
         """A list that released models always give one entry."""
         value = self.block.get(key, [default] if default is not None else None)
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 1:
             raise CheckpointError(f"{self._path(key)} is {value!r}; one resampling block is supported")
-        return self._whole(key, value[0])
+        return self._whole(key, value[0], DEEPEST)
 
     def pair(self, key: str) -> tuple[int, int] | None:
         value = self.block.get(key)
@@ -206,12 +208,18 @@ class _Reader:
             return None
         if not isinstance(value, Sequence) or len(value) != 2:
             raise CheckpointError(f"{self._path(key)} is {value!r}, two counts were expected")
-        return self._whole(key, value[0]), self._whole(key, value[1])
+        return self._whole(key, value[0], WIDEST), self._whole(key, value[1], WIDEST)
 
-    def _whole(self, key: str, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or not float(value).is_integer():
+    def _whole(self, key: str, value: object, most: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value % 1:
             raise CheckpointError(f"{self._path(key)} is {value!r}, a count was expected")
-        return int(value)
+        return int(self._within(key, value, most))
+
+    def _within(self, key: str, value: float, most: int) -> float:
+        if abs(value) > most:
+            shown = f"{value:g}" if abs(value) < 1e100 else "over 1e100"
+            raise self.wrong(key, f"is {shown}, and no model has more than {most:,}")
+        return value
 
     def choice(self, key: str, allowed: tuple[Any, ...], default: Any = None) -> Any:
         value = self.block.get(key, default)
@@ -230,7 +238,7 @@ def parse(config: object, text_config: object | None = None, *, text_folder: str
     """A full checkpoint's configuration, or a standalone autoencoder's."""
     top = _Reader(config, "")
     model = top.into("model")
-    rate, channels = top.count("sample_rate"), top.count("audio_channels", 2)
+    rate, channels = top.count("sample_rate", most=MOST), top.count("audio_channels", 2)
     if rate == 0:
         raise CheckpointError("model_config.json: sample_rate is 0")
     if "encoder" in model.block:
@@ -261,7 +269,7 @@ def parse(config: object, text_config: object | None = None, *, text_folder: str
         objective=diffusion.choice("diffusion_objective", ("rf_denoiser", "rectified_flow"), "rectified_flow"),
         seconds_min=seconds[0],
         seconds_max=seconds[1],
-        sample_size=top.count("sample_size"),
+        sample_size=top.count("sample_size", most=MOST),
         learned_seconds=top.positive("sa3_learned_seconds", math.inf)
         if "sa3_learned_seconds" in top.block
         else math.inf,
@@ -359,7 +367,7 @@ def _dit(diffusion: _Reader, latent_channels: int) -> DiTConfig:
     return DiTConfig(
         channels=latent_channels,
         width=width,
-        depth=c.count("depth"),
+        depth=c.count("depth", most=DEEPEST),
         heads=heads,
         context_width=c.count("cond_token_dim"),
         global_width=c.count("global_cond_dim"),
@@ -417,7 +425,7 @@ def _resampler(block: _Reader, *, decoder: bool) -> ResamplerConfig:
     depth, stride = c.one("transformer_depths"), c.one("strides")
     window = c.pair("sliding_window")
     sinusoidal = c.one("sinusoidal_blocks", 0) if c.block.get("sinusoidal_blocks") else 0
-    width = c.count("channels") * c.one("c_mults")
+    width = c.count("channels", most=WIDEST // DEEPEST) * c.one("c_mults")
     head_dim = c.count("dim_heads")
     chunk = c.count("chunk_size", 32)
     if not stride or not head_dim or not width or width % head_dim:
@@ -450,7 +458,7 @@ def _text(config: object, max_tokens: int, folder: str) -> TextConfig:
     return TextConfig(
         vocab_size=c.count("vocab_size"),
         width=c.count("hidden_size"),
-        depth=c.count("num_hidden_layers"),
+        depth=c.count("num_hidden_layers", most=DEEPEST),
         heads=heads,
         kv_heads=c.count("num_key_value_heads"),
         head_dim=c.count("head_dim"),

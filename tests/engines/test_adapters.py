@@ -144,6 +144,8 @@ def test_a_file_without_configuration(tmp_path: Path):
         ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"rank": [4]}, "its rank"),
         ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"alpha": "x"}, "its alpha"),
         ({KEY + "lora_A": np.ones((3, 8), np.float32)}, '{"alpha": NaN}', "its alpha is nan"),
+        ({KEY + "lora_A": np.ones((3, 8), np.float32)}, f'{{"alpha": 1{"0" * 400}}}', "its alpha is 10000"),
+        ({KEY + "lora_A": np.ones((3, 8), np.float32)}, f'{{"rank": 1{"0" * 400}}}', "its rank is 10000"),
         ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"include": 5}, "its include"),
         ({KEY + "lora_A": np.ones((3, 8), np.float32)}, {"exclude": [3]}, "its exclude"),
         ({KEY + "lora_B": np.ones(3, np.float32)}, None, "no matrix"),

@@ -55,6 +55,16 @@ def test_released_models_have_their_published_sizes():
         (("model", "diffusion", "config"), 7, "is not an object"),
         (("sample_rate",), 0, "sample_rate is 0"),
         (("model",), [], "model is not an object"),
+        (("sample_size",), float("inf"), "sample_size is over 1e100, and no model has more"),
+        (("sample_size",), float("nan"), "sample_size is nan, a number was expected"),
+        (("model", "diffusion", "config", "depth"), 10**7, "config.depth is 1e.07, and no model has more than 1,000"),
+        (("model", "diffusion", "config", "embed_dim"), 2**40, "config.embed_dim is 1.09951e.12, and no model has"),
+        (("model", "diffusion", "config", "ff_kwargs"), {"mult": 1e300}, "ff_kwargs.mult is over 1e100"),
+        (
+            ("model", "diffusion", "config", "num_heads"),
+            2e6,
+            "num_heads is 2e.06, and no model has more than 1,048,576",
+        ),
     ],
 )
 def test_what_it_does_not_know_is_an_error(raw: dict[str, Any], path: tuple[Any, ...], value: Any, says: str):
@@ -93,3 +103,13 @@ def test_the_text_encoders_folder_is_inside(raw: dict[str, Any], name: Any):
             read(raw)
     raw["model"]["conditioning"]["configs"][0]["config"]["subfolder"] = "encoders/t5"
     assert config.text_folder(raw) == "encoders/t5"
+
+
+def test_whole_numbers_that_are_no_floats(raw: dict[str, Any]):
+    raw["sample_rate"] = 10**400
+    with pytest.raises(CheckpointError, match="sample_rate is over 1e100, and no model has more than 2,147,483,648"):
+        config.parse(raw)
+    raw["sample_rate"] = 44100
+    raw["model"]["pretransform"]["config"]["encoder"]["config"]["strides"] = [10**400]
+    with pytest.raises(CheckpointError, match="strides is over 1e100, and no model has more than 1,000"):
+        config.parse(raw)
