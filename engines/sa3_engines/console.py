@@ -69,6 +69,46 @@ def leaving_at_once(command: str, *, interrupted: str = "interrupted") -> Genera
             signal.signal(signal.SIGINT, usual)
 
 
+@contextlib.contextmanager
+def ending_in_order() -> Generator[None]:
+    """What a service manager or a container ends a process with does what Ctrl-C does: what is half made is cleared
+    away.
+    """
+    usual = signal.getsignal(signal.SIGTERM)
+    if usual is not signal.SIG_DFL:  # ignored, or somebody else's
+        yield
+        return
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread, and no other hears of it
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Generator[None]:
+    """For what is short and must not stop half way: Ctrl-C waits until it is done."""
+    came: list[int] = []
+    usual: dict[int, Callable[..., object]] = {}
+    for one in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(one)
+        with contextlib.suppress(ValueError):  # not the main thread
+            if callable(handler):
+                signal.signal(one, lambda number, _: came.append(number))
+                usual[one] = handler
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 def say(command: str, text: str) -> None:
     note(f"{command}: {text}")
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sa3_engines import bundle, config, graphs, likeness, models, processor, tables, tiers
+from sa3_engines import bundle, config, console, graphs, likeness, models, processor, tables, tiers
 from sa3_engines.bundle import Bundle, Graph, Origin, Profile
 from sa3_engines.engine import CODEC, GRAPHS, Engine, Options
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, ParityError
@@ -221,7 +221,9 @@ def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
             traced=provenance.traced(),
         )
         bundle.write(folder, found)
-        publishing.publish(folder, recipe.out, found, in_place=recipe.in_place)
+        with console.uninterrupted():
+            publishing.publish(folder, recipe.out, found, in_place=recipe.in_place)
+            watch.published()
     return Built(bundle.read(recipe.out), seconds)
 
 

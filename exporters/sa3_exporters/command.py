@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sa3_engines import console, models
 from sa3_engines.bundle import Profile
 from sa3_engines.engine import GRAPHS
-from sa3_engines.errors import BackendUnavailable, InvalidRequest
+from sa3_engines.errors import BackendUnavailable, Cancelled, InvalidRequest
 from sa3_engines.flags import Parser
 from sa3_engines.tiers import TIERS, TYPES
 from sa3_exporters import INTERRUPTED, NAME, asked, islands, push, weights
@@ -106,8 +106,15 @@ def _run(args: argparse.Namespace) -> int:
         profile=profile,
         islands=args.islands,
     )
-    with Drawn() as watch:
-        return _export(args, recipe, watch)
+    with Drawn() as watch, console.ending_in_order():
+        try:
+            return _export(args, recipe, watch)
+        except KeyboardInterrupt:
+            if not watch.is_published:
+                raise
+            watch.close()
+            console.say(NAME, f"interrupted; {recipe.out} is published and complete")
+            return Cancelled.exit_code
 
 
 def _export(args: argparse.Namespace, recipe: Recipe, watch: Drawn) -> int:
@@ -155,6 +162,7 @@ class Drawn(Watch):
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._bar = None
+        self.is_published = False
 
     def __enter__(self) -> Drawn:
         return self
@@ -179,6 +187,9 @@ class Drawn(Watch):
             self._line(what)
         else:
             self._bar.write(what, file=sys.stderr)
+
+    def published(self) -> None:
+        self.is_published = True
 
     def close(self) -> None:
         if self._bar is not None:

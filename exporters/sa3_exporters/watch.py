@@ -7,3 +7,6 @@ class Watch:
 
     def note(self, what: str) -> None:
         """Something the user should know."""
+
+    def published(self) -> None:
+        """The bundle is in its place, and stays there whatever happens now."""

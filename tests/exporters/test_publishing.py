@@ -102,6 +102,37 @@ def test_a_kill_leaves_what_was_there(bundles: Mapping[str, Path], tmp_path: Pat
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process there and then")
+def test_what_ends_a_service_clears_away_what_is_half_made(bundles: Mapping[str, Path], tmp_path: Path):
+    process = started(bundles["tiny-small"], tmp_path / "out")
+    assert process.stderr is not None
+    while "comparing" not in (line := process.stderr.readline()):
+        assert line, "it ended too soon"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert said.endswith("sa3-export: interrupted; nothing was published\n")
+    assert process.returncode == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_a_bundle_takes_its_place_waits_until_it_has(
+    bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    out, rename = tmp_path / "out", Path.rename
+    shutil.copytree(bundles["tiny-small"], out)
+
+    def interrupted(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        signal.raise_signal(signal.SIGINT)
+        return moved
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    assert cli.main(shorter(bundles["tiny-small"], out)) == 130
+    assert capsys.readouterr().err.endswith(f"sa3-export: interrupted; {out} is published and complete\n")
+    assert bundle.read(out, deep=True).profile.max_seconds == 5
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path):
     (tmp_path / ".out.0123abcd.old").mkdir()
     (tmp_path / ".out.0123abcd.old" / "manifest.json").write_text("{}")
