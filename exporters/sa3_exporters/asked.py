@@ -70,6 +70,11 @@ def check_profile(asked: Profile, name: str, config: ModelConfig) -> None:
 def check_out(out: Path, source: Source) -> None:
     """That it is none of somebody else's; into the model's own folder graphs may go."""
     try:
+        if out.is_mount():  # as a container's volume: neither may it be renamed, nor is what lies beside it on its disk
+            raise OutputError(
+                f"{out} is a mount point, and an export is made beside its folder and takes its place; choose a folder "
+                "inside it with --out"
+            )
         if source.folder is not None and out.exists() and out.samefile(source.folder):
             return
         if out.exists() and not out.is_dir():

@@ -57,3 +57,12 @@ def test_what_can_be_told_without_torch_is(tmp_path: Path, words: list[str], cod
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert done.stderr.startswith("sa3-export: ") and done.stderr.count("\n") == 1
     assert "True" not in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="needs a mount point")
+def test_a_mount_point_is_no_place_to_be_taken(tmp_path: Path):
+    """A container's volume: whatever is in it, it cannot be renamed once all is done."""
+    command = [sys.executable, "-c", CODE, "--model", "nano", "--target", "onnx", "--out", "/dev/shm"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 6 and "True" not in done.stdout
+    assert done.stderr.startswith("sa3-export: /dev/shm is a mount point, and") and done.stderr.count("\n") == 1
