@@ -246,7 +246,9 @@ def files(source: Source) -> dict[str, Path]:
         found |= {path.name: path for path in source.folder.glob(pattern) if path.is_file()}
     for path in found.values():
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
+            index = path.with_name(f"{path.name}.index.json")
+            split = f"; {index.name} says that it is split into several: save it as one file" if index.is_file() else ""
+            raise CheckpointError(f"{path} is missing{split}")
     return found
 
 

@@ -6,7 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from sa3_engines import models
+from sa3_engines.errors import CheckpointError
 from sa3_exporters import placing
 
 
@@ -22,3 +25,12 @@ def test_a_text_encoder_further_down(golden: Path, tmp_path: Path):
     placing.place(models.from_folder(model), out)
     assert models.files(models.from_folder(out)).keys() == models.files(models.from_folder(model)).keys()
     assert (out / "encoders" / "t5" / "config.json").is_file()
+
+
+def test_weights_that_are_split(golden: Path, tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(golden / "tiny-small", model, ignore=shutil.ignore_patterns("cases", "loras"))
+    (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
+    (model / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"model.safetensors is missing; .*index.json says that it is split into"):
+        models.files(models.from_folder(model))
