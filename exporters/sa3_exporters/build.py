@@ -190,6 +190,7 @@ def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
     if doubt := islands.doubt(recipe.islands, recipe.source, recipe.target):
         watch.note(doubt)
     weights.check_types(recipe.source)
+    weights.check_tokenizer(recipe.source)
     weights.check_numbers(recipe.source)
     with publishing.staging(recipe.out) as folder:
         steps = _Steps(watch, 3 + len(recipe.graphs) * len(wanted) * 2)

@@ -94,6 +94,7 @@ def _run(args: argparse.Namespace) -> int:
         asked.check_profile(profile, source.name, source.config)
     asked.check_out(out, source)
     weights.check_types(source)
+    weights.check_tokenizer(source)
     with console.leaving_at_once(NAME, interrupted=INTERRUPTED):
         from sa3_exporters import build  # imports torch
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's weights can be exported at all, told from its own files before anything is made of them."""
+"""Whether a checkpoint's weights and tokenizer can be exported at all, told from its own files before any work."""
 
 from __future__ import annotations
 
@@ -20,6 +20,23 @@ EXPONENTS = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2",
 IN_GRAPHS = ("F32", "F16", "BF16")
 PIECE = 1 << 22  # numbers looked at in one go: few enough for the processor's cache
 SHOWN = 5
+
+
+def check_tokenizer(source: Source) -> None:
+    """No graph needs it, and no bundle makes a sound from a prompt without."""
+    folder, text = source.text_folder, source.config.text
+    if folder is None or text is None or not (path := folder / "tokenizer.json").exists():
+        return
+    from tokenizers import Tokenizer
+
+    try:
+        tokens = Tokenizer.from_file(str(path)).get_vocab_size()
+    except Exception as e:  # it raises nothing more special
+        raise CheckpointError(f"{path} is not a tokenizer: {e}") from e
+    if tokens > text.vocab_size:
+        raise CheckpointError(
+            f"{path} has {tokens} tokens and the text encoder {text.vocab_size}; they are of different models"
+        )
 
 
 def check_types(source: Source) -> None:

@@ -87,3 +87,22 @@ def test_an_error_names_the_checkpoints_own_file(folder: Path, capsys: pytest.Ca
     assert export(folder) == CheckpointError.exit_code
     assert f"{folder}/model.safetensors: 1 missing: {WEIGHT}" in capsys.readouterr().err
     assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "no JSON", None])
+def test_a_damaged_tokenizer(folder: Path, content: str | None, capsys: pytest.CaptureFixture[str]):
+    path = folder / TEXT / "tokenizer.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    assert export(folder) == CheckpointError.exit_code
+    assert capsys.readouterr().err.startswith(f"sa3-export: {path} is not a tokenizer: ")
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_another_models_tokenizer(folder: Path, capsys: pytest.CaptureFixture[str]):
+    path = folder / TEXT / "tokenizer.json"
+    shutil.copyfile(models.HERE / "nano" / TEXT / "tokenizer.json", path)
+    assert export(folder) == CheckpointError.exit_code
+    assert "tokens and the text encoder 211; they are of different models" in capsys.readouterr().err
