@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Protocol
 
-from sa3_engines.errors import CheckpointError
+from sa3_engines.errors import CheckpointError, InvalidRequest
 from sa3_engines.models import Source
 
 
@@ -27,14 +27,20 @@ class FileTokenizer:
             raise CheckpointError(f"{path} is not a tokenizer: {e}") from e
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        if self._tokenizer.get_vocab_size() > vocab_size:
+        self._vocab_size = vocab_size
+        # Without those added besides, which a text encoder may do without.
+        tokens = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        if tokens > vocab_size:
             raise CheckpointError(
-                f"{path} has {self._tokenizer.get_vocab_size()} tokens and the text encoder {vocab_size}; "
-                "they are of different models"
+                f"{path} has {tokens} tokens and the text encoder {vocab_size}; they are of different models"
             )
 
     def ids(self, prompt: str) -> list[int]:
-        return self._tokenizer.encode(prompt, add_special_tokens=False).ids
+        read = self._tokenizer.encode(prompt, add_special_tokens=False)
+        for token, index in zip(read.tokens, read.ids, strict=True):
+            if index >= self._vocab_size:
+                raise InvalidRequest(f"the prompt holds {token!r}, a token that the text encoder does not know")
+        return read.ids
 
 
 class StandInTokenizer:

@@ -30,7 +30,8 @@ def check_tokenizer(source: Source) -> None:
     from tokenizers import Tokenizer
 
     try:
-        tokens = Tokenizer.from_file(str(path)).get_vocab_size()
+        # Without those added besides, which a text encoder may do without.
+        tokens = Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=False)
     except Exception as e:  # it raises nothing more special
         raise CheckpointError(f"{path} is not a tokenizer: {e}") from e
     if tokens > text.vocab_size:
