@@ -315,6 +315,28 @@ def read(folder: Path, *, deep: bool = False) -> Bundle:
     return found
 
 
+class Unchanged:
+    """Whether a folder still holds the bundle that was opened. Graphs are opened when they are first needed: out of one
+    that took its place meanwhile they would mix two models, without a word.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._opened = self._stamp()
+
+    def check(self) -> None:
+        if self._stamp() != self._opened:
+            raise BundleError(f"bundle {self._folder} was replaced or removed while it was open; open the model again")
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """Every export, also one in place, writes the manifest anew, and last."""
+        try:
+            found = (self._folder / MANIFEST).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def load(folder: Path) -> Bundle:
     """The manifest alone."""
     path = folder / MANIFEST

@@ -138,7 +138,9 @@ class OnnxEngine:
         self._device = "cpu" if device == "auto" else device
         self._threads = threads or processor.cores()
         self._shares_arena = self._device == "cpu" and not low_memory
-        self._host = Host(config, next(iter(graphs.values())).parent)
+        folder = next(iter(graphs.values())).parent
+        self._unchanged = bundle.Unchanged(folder)
+        self._host = Host(config, folder)
         # Quantised weights lie in a file of their graph's name.
         beside = {graph: path.with_suffix(".safetensors") for graph, path in graphs.items()}
         self._small = {graph: TensorFile(path) for graph, path in beside.items() if path.is_file()}
@@ -257,9 +259,11 @@ class OnnxEngine:
         if provider not in _available():
             raise BackendUnavailable(f"ONNX Runtime has no {provider} here; {_FIXES[_kind(self._device)]}")
         settings = _settings(self._device)
+        self._unchanged.check()
         try:
             with mapped.claimed(path.parent) as pages:
                 session = runtime().InferenceSession(self._model(graph), options, providers=[(provider, settings)])
+            self._unchanged.check()  # as one may take its place within a moment
         except _failures() as e:
             raise BundleError(f"{path} cannot be opened by ONNX Runtime {runtime().__version__}: {e}") from e
         # A provider that fails to start is replaced by the CPU without an error.

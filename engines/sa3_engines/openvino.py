@@ -117,7 +117,9 @@ class OpenVinoEngine:
         self._device = "cpu" if device == "auto" else device
         self._threads = threads or processor.cores()
         self._precision = precision
-        self._host = Host(config, next(iter(graphs.values())).parent)
+        folder = next(iter(graphs.values())).parent
+        self._unchanged = bundle.Unchanged(folder)
+        self._host = Host(config, folder)
         self._core: Core = Core()
         self._compiled: dict[str, Ready] = {}
         self._unpacked: set[str] = set()
@@ -199,8 +201,10 @@ class OpenVinoEngine:
     def _model(self, graph: str, adapters: Sequence[ActiveAdapter]) -> Model:
         """Adapted weights take the form the graph has for them: quantised ones are quantised again."""
         path = self._graphs[graph]
+        self._unchanged.check()
         try:
             model = self._core.read_model(path)
+            self._unchanged.check()  # as one may take its place within a moment
         except RuntimeError as e:
             raise BundleError(f"{path} cannot be read by OpenVINO: {_first(e)}") from e
         openvino_graph.keep_dimensions(model)

@@ -301,3 +301,22 @@ def test_masks_that_are_left_out_change_nothing(nano: OnnxEngine):
     ones, zeros = np.ones((1, length), np.float32), np.zeros((1, length), np.float32)
     given = {"value_gate": ones, "out_gate": ones, "key_bias": zeros, "context_bias": zeros[:, :9]}
     assert np.array_equal(velocity(nano, **given), velocity(nano))
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_a_bundle_that_was_replaced_while_it_was_open(tmp_path: Path, how: str):
+    """What is open already stays as it was; what is opened later would be of another model."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(models.HERE / "nano", folder)
+    engine = BACKEND.open(models.from_folder(folder), ONE)
+    before = velocity(engine)
+    (folder / "manifest.json").unlink()
+    if how == "replaced":
+        shutil.copyfile(models.HERE / "nano" / "manifest.json", folder / "manifest.json")
+    else:
+        shutil.rmtree(folder)
+    np.testing.assert_array_equal(velocity(engine), before)
+    latents = np.zeros((1, engine.config.autoencoder.latent_channels, 8), np.float32)
+    with pytest.raises(BundleError, match=r"bundle .* was replaced or removed while it was open; open the model again"):
+        engine.run("decode", graphs.decode(engine.config, latents))
+    engine.close()

@@ -390,3 +390,22 @@ def test_times_are_those_of_a_warm_run(exported: Source):
         whole.append(sum(one.real_time.total_seconds() for one in ready.request.get_profiling_info()))
     assert whole[-1] < 10 * whole[0]
     engine.close()
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_a_bundle_that_was_replaced_while_it_was_open(tmp_path: Path, how: str):
+    """What is open already stays as it was; what is opened later would be of another model."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(models.HERE / "nano", folder)
+    engine = OpenVinoEngine(NANO.config, {graph: folder / f"{graph}.onnx" for graph in GRAPHS}, threads=1)
+    before = velocity(engine)
+    (folder / "manifest.json").unlink()
+    if how == "replaced":
+        shutil.copyfile(models.HERE / "nano" / "manifest.json", folder / "manifest.json")
+    else:
+        shutil.rmtree(folder)
+    np.testing.assert_array_equal(velocity(engine), before)
+    latents = np.zeros((1, engine.config.autoencoder.latent_channels, 8), np.float32)
+    with pytest.raises(BundleError, match=r"bundle .* was replaced or removed while it was open; open the model again"):
+        engine.run("decode", graphs.decode(engine.config, latents))
+    engine.close()
