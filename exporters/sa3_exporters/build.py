@@ -18,7 +18,7 @@ import torch
 from sa3_engines import bundle, config, console, graphs, likeness, models, processor, tables, tiers
 from sa3_engines.bundle import Bundle, Graph, Origin, Profile
 from sa3_engines.engine import CODEC, GRAPHS, Engine, Options
-from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, ParityError
+from sa3_engines.errors import BackendUnavailable, BundleError, CheckpointError, InvalidRequest, ParityError
 from sa3_engines.models import CONFIG, Source
 from sa3_exporters import asked, forms, islands, judging, parity, placing, provenance, publishing, targets, weights
 from sa3_exporters.judging import Judge
@@ -192,6 +192,7 @@ def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
     weights.check_types(recipe.source)
     weights.check_tokenizer(recipe.source)
     weights.check_numbers(recipe.source)
+    digest = placing.digest(recipe.source)
     with publishing.staging(recipe.out) as folder:
         steps = _Steps(watch, 3 + len(recipe.graphs) * len(wanted) * 2)
         steps.next(f"placing weights of {recipe.source.name}")
@@ -201,6 +202,10 @@ def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
         known = {} if force else provenance.known(recipe.source, recipe.out, watch)
         made = _make(recipe, target, wanted, staged, known, steps, seconds)
         steps.next("hashing")
+        if placing.digest(recipe.source) != digest:  # it may be in training: the bundle would be said to be of both
+            raise CheckpointError(
+                f"{recipe.source.name} was changed while it was exported; nothing was published: export it again"
+            )
         found = Bundle(
             model=recipe.source.name,
             target=recipe.target,
@@ -212,7 +217,7 @@ def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
                 model=recipe.source.name,
                 repo=recipe.source.repo,
                 revision=recipe.source.revision,
-                digest=placing.digest(recipe.source),
+                digest=digest,
             ),
             built_with=_tools(recipe),
             tiers=made,

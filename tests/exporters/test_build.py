@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from sa3_engines import bundle, models
 from sa3_engines.bundle import Profile
-from sa3_engines.errors import BackendUnavailable, InvalidRequest
+from sa3_engines.errors import BackendUnavailable, CheckpointError, InvalidRequest
 from sa3_exporters import build, cli
 from sa3_exporters.build import Recipe
 from sa3_exporters.watch import Watch
@@ -110,3 +111,19 @@ def test_the_command_refuses_before_it_works(tmp_path: Path, capsys: pytest.Capt
         assert cli.main([*out, "--push", "not a name", *words]) == 2
         assert "'not a name' is not a repository's name" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_changes_while_it_is_exported(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = tmp_path / "model"
+    shutil.copytree(golden / "tiny-small", model, ignore=shutil.ignore_patterns("cases", "loras"))
+
+    def trained(*_: object) -> dict[str, bundle.Tier]:
+        with (model / "model.safetensors").open("ab") as file:
+            file.write(b"more")
+        return {}
+
+    monkeypatch.setattr(build, "_make", trained)
+    made = Recipe(source=models.from_folder(model), out=tmp_path / "out")
+    with pytest.raises(CheckpointError, match="model was changed while it was exported; nothing was published"):
+        build.build(made)
+    assert list(tmp_path.iterdir()) == [model]
