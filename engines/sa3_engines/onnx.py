@@ -141,8 +141,9 @@ class OnnxEngine:
         folder = next(iter(graphs.values())).parent
         self._unchanged = bundle.Unchanged(folder)
         self._host = Host(config, folder)
-        # Quantised weights lie in a file of their graph's name.
-        beside = {graph: path.with_suffix(".safetensors") for graph, path in graphs.items()}
+        # Quantised weights lie in a file of their graph's name. An exact graph has none: what is called like that is
+        # somebody else's.
+        beside = {graph: path.with_suffix(".safetensors") for graph, path in graphs.items() if path.stem != graph}
         self._small = {graph: TensorFile(path) for graph, path in beside.items() if path.is_file()}
         self._changed: dict[str, dict[str, Any]] = {}  # by graph, what adapters make of its weights
         self._sessions: dict[str, Opened] = {}

@@ -320,3 +320,12 @@ def test_a_bundle_that_was_replaced_while_it_was_open(tmp_path: Path, how: str):
     with pytest.raises(BundleError, match=r"bundle .* was replaced or removed while it was open; open the model again"):
         engine.run("decode", graphs.decode(engine.config, latents))
     engine.close()
+
+
+def test_a_file_that_is_not_of_the_bundle_is_not_read(tmp_path: Path, nano: OnnxEngine):
+    folder = tmp_path / "bundle"
+    shutil.copytree(models.HERE / "nano", folder)
+    (folder / "step.safetensors").write_text("mine")
+    engine = BACKEND.open(models.from_folder(folder), ONE)
+    np.testing.assert_array_equal(velocity(engine), velocity(nano))
+    engine.close()
