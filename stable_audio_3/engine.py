@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sa3_engines import bundle, processor
+from sa3_engines import choosing, processor
 from sa3_engines.adapters import ActiveAdapter, Merger
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import CODEC, GRAPHS, Inputs, Options, Outputs, Ran, Support
@@ -82,7 +82,7 @@ class TorchBackend:
         if precision not in dtypes:
             raise BackendUnavailable(
                 f"the torch engine has no precision {precision!r}, only exact, {', '.join(dtypes)}; "
-                f"{bundle.to_run(source, 'onnx', precision)}"
+                f"{choosing.to_run(source, 'onnx', precision)}"
             )
         # By itself torch counts the cores of the machine, also where a container has not the time of all.
         torch.set_num_threads(options.threads or min(torch.get_num_threads(), processor.cores()))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from sa3_engines import bundle, models, processor, tiers
+from sa3_engines import bundle, choosing, models, processor, tiers
 from sa3_engines.errors import BackendUnavailable
 
 
@@ -15,7 +15,7 @@ def export(opened: str, backend: str, precisions: Sequence[str], say: Callable[[
     """Exports where that is what is missing. None when there is nothing left to do, else why it failed."""
     if backend not in models.TARGETS or not importlib.util.find_spec("sa3_exporters.cli"):
         return None
-    if bundle.of(models.locate(opened), backend) is not None:
+    if choosing.of(models.locate(opened), backend) is not None:
         return None
     say(f"exporting {opened} for {backend}")
     wanted = [one for one in precisions if one != "auto"]
@@ -35,11 +35,11 @@ def why_not(opened: str, backend: str, precision: str) -> str | None:
     if backend == "torch":
         return "tiers below exact are for exported bundles" if precision in tiers.TIERS[1:] else None
     source = models.locate(opened)
-    folder = bundle.of(source, backend, precision)
+    folder = choosing.of(source, backend, precision)
     if folder is None:
         return None  # opening says so
     try:
-        bundle.choose(bundle.load(folder), precision, processor.flags())
+        choosing.choose(bundle.load(folder), precision, processor.flags())
     except BackendUnavailable as e:
         return str(e)
     return None

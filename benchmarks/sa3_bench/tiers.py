@@ -22,7 +22,7 @@ from sa3_bench import machine as computer
 from sa3_bench.cases import Case, kind_of_weights
 from sa3_bench.observed import Observed, tokenizer_of
 from sa3_bench.plain import Plain
-from sa3_engines import bundle, models, processor, selection
+from sa3_engines import bundle, choosing, models, processor, selection
 from sa3_engines.engine import Engine, Options
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
 from sa3_engines.tiers import TIERS
@@ -73,13 +73,13 @@ def entries(asked: Asked) -> list[Entry]:
         if backend == "torch":
             found.append(Entry(name="torch fp32", backend="torch", precision="fp32"))
             continue
-        folder = bundle.of(source, backend)
+        folder = choosing.of(source, backend)
         if folder is None or selection.load(backend).why_not() is not None:
             continue
         held = bundle.load(folder)
         for name in asked.only or TIERS:
             try:
-                tier = bundle.choose(held, name, processor.flags())[1]
+                tier = choosing.choose(held, name, processor.flags())[1]
             except BackendUnavailable:
                 continue
             found.append(Entry(name=f"{backend} {name}", backend=backend, precision=name, type=tier.type))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sa3_engines import bundle, mapped, onnx_types, processor
+from sa3_engines import bundle, choosing, mapped, onnx_types, processor
 from sa3_engines.adapters import ActiveAdapter
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
@@ -81,7 +81,7 @@ class OnnxBackend:
         )
 
     def why_not_open(self, source: Source, precision: str = "auto") -> str | None:
-        return bundle.why_not(source, self.name, precision)
+        return choosing.why_not(source, self.name, precision)
 
     def devices(self) -> list[str]:
         available = _available()
@@ -94,7 +94,7 @@ class OnnxBackend:
         for reason in (self.why_not(options.device), self.why_not_open(source, options.precision)):
             if reason:
                 raise BackendUnavailable(reason)
-        folder, found, tier, made = bundle.opened(source, self.name, options.precision, options.memory)
+        folder, found, tier, made = choosing.opened(source, self.name, options.precision, options.memory)
         return OnnxEngine(
             source.config,
             {name: folder / graph.file for name, graph in made.graphs.items()},

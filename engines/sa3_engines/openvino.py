@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sa3_engines import bundle, mapped, openvino_graph, openvino_weights, processor
+from sa3_engines import bundle, choosing, mapped, openvino_graph, openvino_weights, processor
 from sa3_engines.adapters import LARGEST, ActiveAdapter
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Inputs, Options, Outputs, Ran, Support
@@ -54,7 +54,7 @@ class OpenVinoBackend:
         return f"device {device}: OpenVINO sees no such device here, only {', '.join(here)}; its driver may be missing"
 
     def why_not_open(self, source: Source, precision: str = "auto") -> str | None:
-        return bundle.why_not(source, self.name, precision)
+        return choosing.why_not(source, self.name, precision)
 
     def devices(self) -> list[str]:
         """As we write them: OpenVINO's GPU.1 is gpu:1."""
@@ -71,7 +71,7 @@ class OpenVinoBackend:
         for reason in (self.why_not(options.device), self.why_not_open(source, options.precision)):
             if reason:
                 raise BackendUnavailable(reason)
-        folder, found, tier, made = bundle.opened(source, self.name, options.precision, options.memory)
+        folder, found, tier, made = choosing.opened(source, self.name, options.precision, options.memory)
         return OpenVinoEngine(
             source.config,
             {name: folder / graph.file for name, graph in made.graphs.items()},

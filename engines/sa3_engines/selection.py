@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import cast
 
-from sa3_engines import bundle, tiers
+from sa3_engines import choosing, tiers
 from sa3_engines.engine import Backend, Engine, Options
 from sa3_engines.errors import BackendUnavailable, InvalidRequest
 from sa3_engines.models import Source
@@ -62,11 +62,11 @@ def open_engine(
         return one.open(source, options), Choice(backend, ())
     refused: list[str] = []
     passed_over: list[str] = []
-    lacking = {name: bundle.lacks(source, name, options.precision, needs) for name in names()}
+    lacking = {name: choosing.lacks(source, name, options.precision, needs) for name in names()}
 
     def rank(name: str) -> tuple[bool, float]:
         """Sorting by it keeps the order of preference where nothing was measured."""
-        return bool(lacking[name]), bundle.expected_seconds(source, name, options.precision, needs)
+        return bool(lacking[name]), choosing.expected_seconds(source, name, options.precision, needs)
 
     order = sorted(names(), key=rank)
     for place, name in enumerate(order):
@@ -82,6 +82,6 @@ def open_engine(
                 partial = [f"{other}: its bundle has no graph {', '.join(lacking[other])}" for other in behind]
                 return opened, Choice(name, (*refused, *partial), (*passed_over, *partial))
         refused.append(f"{name}: {reason}")
-        if bundle.exported(source, name) is not None:
+        if choosing.exported(source, name) is not None:
             passed_over.append(refused[-1])
     raise BackendUnavailable(f"no backend can run {source.name}: " + "; ".join(refused))

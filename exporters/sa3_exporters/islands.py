@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from sa3_engines import bundle
+from sa3_engines import choosing
 from sa3_engines.errors import InvalidRequest
 from sa3_engines.models import Source
 from sa3_engines.tiers import EXACT, TIERS
@@ -69,7 +69,7 @@ def doubt(file: Path | None, source: Source, target: str) -> str | None:
     tier = next(iter(found.get("targets", {}).get(target, {})), "fast")
     return (
         f"table of islands {file} was derived from other weights (those of {found.get('model', 'another model')}); "
-        f"python -m sa3_exporters.sensitivity --model {bundle.as_typed(source)} --target {target} --tier {tier} "
+        f"python -m sa3_exporters.sensitivity --model {choosing.as_typed(source)} --target {target} --tier {tier} "
         f"--out {file} derives one from these"
     )
 

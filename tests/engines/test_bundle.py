@@ -12,58 +12,11 @@ from typing import Any
 
 import pytest
 
-from sa3_engines import advice, bundle, models, processor, selection
-from sa3_engines.bundle import Bundle, Graph, Origin, Profile, Tier
-from sa3_engines.engine import Options
-from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest
+from sa3_engines import bundle, models
+from sa3_engines.errors import BundleError
 from sa3_engines.models import HERE
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
-    return place
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A bundle in miniature: its manifest is whole, its files are not what they say."""
-    (tmp_path / "text").mkdir()
-    (tmp_path / "step.onnx").write_bytes(b"graph" * 500_000)
-    (tmp_path / "model.safetensors").write_bytes(b"weights" * 500_000)
-    (tmp_path / "model_config.json").write_text("{}")
-    (tmp_path / "text" / "config.json").write_text("{}")
-    files = bundle.describe(tmp_path, ["step.onnx", "model_config.json", "model.safetensors", "text/config.json"])
-    graph = Graph(
-        file="step.onnx",
-        files=("step.onnx",),
-        cosine=0.9999999,
-        snr_db=120.5,
-        relative_error=4e-7,
-        sizes=("batch 1, frames 13",),
-        more={"velocity_spread_change": 1e-4},
-    )
-    exact = Tier(type="fp32", instructions=(), exact=(), graphs={"step": graph}, seconds={"step": 1.5})
-    high = replace(exact, type="bf16", instructions=("avx512_bf16",), seconds={"step": 0.7})
-    fast = replace(exact, type="int8", exact=("norm",), seconds={"step": 0.3})
-    made = Bundle(
-        model="small-music",
-        target="onnx",
-        backends=("onnx",),
-        profile=Profile(min_seconds=0, opt_seconds=30, max_seconds=120),
-        sampling={"diffusion_objective": "rf_denoiser"},
-        measured_on="a machine",
-        source=Origin(model="small-music", repo="a/b", revision="0" * 40, digest="d"),
-        built_with={"torch": "2.13"},
-        tiers={"exact": exact, "high": high, "fast": fast},
-        files=files,
-        licence="free",
-        recipe="r",
-    )
-    bundle.write(tmp_path, made)
-    assert bundle.read(tmp_path, deep=True) == made
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_what_is_written_is_read(folder: Path):
@@ -149,116 +102,6 @@ def test_a_cache_that_cannot_be_written(folder: Path, monkeypatch: pytest.Monkey
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
     bundle.read(folder)
-
-
-# Which tier is taken
-
-HAVE = frozenset({"avx2", "avx512_bf16"})
-
-
-@pytest.mark.parametrize(
-    ("asked", "have", "taken"),
-    [
-        ("auto", HAVE, "high"),
-        ("auto", frozenset({"avx2"}), "exact"),
-        ("exact", HAVE, "exact"),
-        ("fp32", HAVE, "exact"),
-        ("bf16", HAVE, "high"),
-        ("fast", HAVE, "fast"),
-        ("int8", frozenset[str](), "fast"),
-    ],
-)
-def test_the_fastest_that_keeps_the_promise(folder: Path, asked: str, have: frozenset[str], taken: str):
-    assert bundle.choose(bundle.load(folder), asked, have)[0] == taken
-
-
-def test_a_slow_half_precision_is_not_taken(folder: Path):
-    found = bundle.load(folder)
-    slow = replace(found.tiers["high"], seconds={"step": 2.0})
-    assert bundle.choose(replace(found, tiers={**found.tiers, "high": slow}), "auto", HAVE)[0] == "exact"
-
-
-def test_a_tier_that_cannot_be_had(folder: Path):
-    found = bundle.load(folder)
-    with pytest.raises(BackendUnavailable, match=r"no precision 'compact', only exact \(fp32\)"):
-        bundle.choose(found, "compact", HAVE)
-    with pytest.raises(BackendUnavailable, match=r"high \(bf16\) .* needs avx512_bf16, which this machine's processor"):
-        bundle.choose(found, "high", {"avx2"})
-    with pytest.raises(BackendUnavailable, match=r"holds only fast .* which auto never takes"):
-        bundle.choose(replace(found, tiers={"fast": found.tiers["fast"]}), "auto", HAVE)
-    with pytest.raises(InvalidRequest, match="no precision 'best'"):
-        bundle.choose(found, "best", HAVE)
-
-
-def test_four_bits_where_no_layer_is_large_enough(folder: Path):
-    """Another export would have none either."""
-    found = bundle.load(folder)
-    small = replace(found, tiers={**found.tiers, "compact": replace(found.tiers["fast"], type="int8")})
-    with pytest.raises(BackendUnavailable, match=r"no precision 'int4', only .*compact \(int8\).*; take compact$"):
-        bundle.choose(small, "int4", HAVE)
-    assert bundle.choose(small, "compact", HAVE)[0] == "compact"
-
-
-AVX2 = frozenset({"avx2"})
-BYTES = frozenset({"avx512_vnni"})
-
-
-@pytest.mark.parametrize(
-    ("target", "asked", "flags", "held", "said"),
-    [
-        ("onnx", "auto", AVX2, {}, "run: sa3-export --model M --target onnx"),
-        ("onnx", "fast", AVX2, {"onnx": {"exact"}}, "run: sa3-export --model M --target onnx --precision exact,fast"),
-        ("onnx", "int4", AVX2, {}, "run: sa3-export --model M --target onnx --precision exact,compact"),
-        (
-            "onnx",
-            "auto",
-            AVX2,
-            {"onnx": {"compact"}},
-            "run: sa3-export --model M --target onnx --precision exact,compact",
-        ),
-        ("openvino", "fast", AVX2, {}, "run: sa3-export --model M --target onnx --precision exact,fast"),
-        ("openvino", "int8", BYTES, {}, "run: sa3-export --model M --target openvino --precision exact,fast"),
-        (
-            "onnx",
-            "high",
-            HAVE,
-            {"onnx": {"exact", "compact"}, "openvino": {"high", "fast"}},
-            "run: sa3-export --model M --target openvino --precision exact,high",  # fast is not made here
-        ),
-        ("onnx", "bf16", HAVE, {}, "run: sa3-export --model M --target openvino --precision exact,high"),
-        ("onnx", "fp16", HAVE, {}, "no export on this machine has fp16: the half precision of this processor is bf16"),
-        ("onnx", "high", AVX2, {}, "no export on this machine has high: this processor has no half precision (avx512_"),
-    ],
-)
-def test_what_to_run_can_be_run_here(target: str, asked: str, flags: frozenset[str], held: Any, said: str):
-    got = advice.export("M", target, asked, held, flags)
-    assert got.startswith(said) and (got == said or not said.startswith("run"))
-
-
-def test_what_is_advised_is_what_the_exporter_makes(monkeypatch: pytest.MonkeyPatch):
-    from sa3_exporters import targets
-
-    for have in ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16"):
-        monkeypatch.setattr(processor, "flags", lambda have=have: frozenset({have}))
-        for target in models.TARGETS:
-            pytest.importorskip(target)
-            for name, tier in targets.load(target).tiers().items():
-                can = advice.why_not(target, name, processor.flags()) is None
-                assert can == (not isinstance(tier, str)), (have, target, name)
-                if not isinstance(tier, str):
-                    assert advice.why_not(target, tier.type, processor.flags()) is None
-
-
-def test_an_export_is_advised_by_what_was_typed(folder: Path, tmp_path_factory: pytest.TempPathFactory):
-    source = models.Source(name="my model", config=models.released_config("nano"), folder=folder, bundles=(folder,))
-    with pytest.raises(
-        BackendUnavailable, match=rf"; run: sa3-export --model {folder} --target onnx --precision exact,"
-    ):
-        bundle.opened(source, "onnx", "compact")
-    with pytest.raises(BackendUnavailable, match=r"only exact, .*; run: sa3-export --model /no/all "):
-        selection.load("torch").open(replace(source, folder=Path("/no/all"), bundles=()), Options(precision="int8"))
-    assert bundle.as_typed(replace(source, folder=Path("my model"))) == '"my model"'
-    assert bundle.as_typed(replace(source, name="owner/repo/sub", repo="owner/repo")) == "owner/repo/sub"
 
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sa3_engines import bundle, models, remembered
+from sa3_engines import choosing, models, remembered
 from sa3_engines.errors import BackendUnavailable, BundleError, InvalidRequest, ModelNotFound
 from sa3_engines.models import HERE
 from sa3_exporters.cli import main as export
@@ -82,8 +82,8 @@ def test_what_was_exported_here_comes_before_what_is_in_the_package(cache: Path)
     folder = put(cache / "nano-onnx", other_tier)
     source = models.locate("nano")
     assert source.bundles == (folder, HERE / "nano")
-    assert bundle.of(source, "onnx", "fast") == bundle.of(source, "onnx", "int4") == folder
-    assert bundle.of(source, "onnx", "exact") == bundle.of(source, "onnx") == HERE / "nano"
+    assert choosing.of(source, "onnx", "fast") == choosing.of(source, "onnx", "int4") == folder
+    assert choosing.of(source, "onnx", "exact") == choosing.of(source, "onnx") == HERE / "nano"
 
 
 def test_a_bundle_of_some_graphs_hides_none_of_all(cache: Path):
