@@ -12,7 +12,7 @@ from typing import Any
 
 from sa3_engines.engine import most_threads
 from sa3_engines.errors import InvalidRequest
-from sa3_runtime.record import Given
+from sa3_runtime.recipe import Given
 from sa3_runtime.request import Request
 
 INIT_NOISE_LEVEL = 0.9

@@ -17,7 +17,7 @@ from sa3_engines.config import ModelConfig
 from sa3_engines.engine import Support
 from sa3_engines.errors import InvalidRequest, ModelNotFound
 from sa3_engines.models import Source
-from sa3_runtime import audio, record
+from sa3_runtime import audio, record, replay
 from sa3_runtime.audio import Sound
 from sa3_runtime.coding import Chunking
 from sa3_runtime.command import drafts, outputs
@@ -25,7 +25,7 @@ from sa3_runtime.command.outputs import Output, Target
 from sa3_runtime.files import check_writable
 from sa3_runtime.finish import Finish, finish
 from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
-from sa3_runtime.record import Opening, Recipe
+from sa3_runtime.recipe import Opening, Recipe
 from sa3_runtime.request import Plan, plan
 
 
@@ -124,7 +124,7 @@ def prepare(args: Namespace) -> Job:
         base=base,
     )
     outputs.targets(wanted, 1)
-    recipe = record.from_record(draft, None if args.record is None else args.record.parent)
+    recipe = replay.from_record(draft, None if args.record is None else args.record.parent)
     job = Job(recipe=recipe, wanted=wanted, base=base)
     config = known_config(recipe.opening.model, recipe.opening.revision)
     if config is not None:
@@ -190,7 +190,7 @@ def _write(job: Job, generation: Generation, pipeline: Pipeline, result: Result,
 
 
 def _opening(args: Namespace) -> Opening:
-    return record.opening({name: getattr(args, name) for name in drafts.MODEL})
+    return replay.opening({name: getattr(args, name) for name in drafts.MODEL})
 
 
 def _chunking(args: Namespace) -> Chunking | None:

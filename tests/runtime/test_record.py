@@ -14,13 +14,13 @@ import pytest
 from sa3_engines import models
 from sa3_engines.errors import InvalidRequest, Sa3Error
 from sa3_engines.openvino import OpenVinoBackend
-from sa3_runtime import audio, record, sidecar
+from sa3_runtime import audio, recipe, record, replay, sidecar
 from sa3_runtime.audio import Sound
 from sa3_runtime.cli import main
 from sa3_runtime.command.arguments import parse
 from sa3_runtime.command.jobs import Listener, generate, prepare
 from sa3_runtime.pipeline import Pipeline
-from sa3_runtime.record import Opening, Recipe
+from sa3_runtime.recipe import Opening, Recipe
 from sa3_runtime.request import AdapterUse, Request, plan
 
 NULL = ["--model", "random:small-music", "--backend", "null", "--duration", "0.5", "--padding-seconds", "0"]
@@ -148,7 +148,7 @@ def test_a_request_comes_back_as_it_was_planned(settings: dict[str, Any]) -> Non
     found = made(prompt=["a", "b"], **({"seconds": 0.5, "padding_seconds": 0.0} | settings))
     if loaded:
         found["request"]["adapters"] = [{"index": 0, "interval": [0.25, 1.0], "skip_layers": "to_q"}]
-    back = record.from_record(json.loads(sidecar.dumps(found)))
+    back = replay.from_record(json.loads(sidecar.dumps(found)))
     assert back.request.adapters == loaded
     with Pipeline.load("random:small-music", backend="null") as pipeline:
         again = plan(back.request, pipeline.config)
@@ -194,7 +194,7 @@ def test_sound_that_was_in_no_file_cannot_be_used_again() -> None:
     found = made(prompt="a", seconds=0.5, padding_seconds=0.0, init_audio=Sound(np.ones((2, 100), np.float32), 44100))
     assert found["inputs"] == {"init_audio": {"path": None}}
     with pytest.raises(InvalidRequest, match="init_audio that is in no file"):
-        record.from_record(found)
+        replay.from_record(found)
 
 
 # Another time, another place
@@ -319,7 +319,7 @@ def test_a_file_that_changed_is_refused_and_another_may_be_named(run: Run, tmp_p
     )
     assert run("--from", "output.wav", "-o", "b.wav", "--continue", "new.wav")[0] == 0
     again = record.read(Path("b.wav"))
-    assert again["inputs"]["inpaint_audio"] == {"path": "new.wav", "sha256": record.sha256(tmp_path / "new.wav")}
+    assert again["inputs"]["inpaint_audio"] == {"path": "new.wav", "sha256": recipe.sha256(tmp_path / "new.wav")}
     assert again["request"]["continue_audio"] is True
     places = ["--inpaint-audio", "new.wav", "--inpaint-start", "0", "--inpaint-end", "1"]
     assert run("--from", "output.wav", "-o", "c.wav", *places)[0] == 0
