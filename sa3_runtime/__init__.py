@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from sa3_runtime.audio import Sound
     from sa3_runtime.coding import Chunking
     from sa3_runtime.finish import Finish
-    from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
+    from sa3_runtime.generation import Generation
+    from sa3_runtime.pipeline import Pipeline
     from sa3_runtime.request import AdapterUse, Request
+    from sa3_runtime.watching import Progress, Watch
 
     __version__: str
 
@@ -35,13 +37,13 @@ _HOMES = {
     "AdapterUse": "sa3_runtime.request",
     "Chunking": "sa3_runtime.coding",
     "Finish": "sa3_runtime.finish",
-    "Generation": "sa3_runtime.pipeline",
+    "Generation": "sa3_runtime.generation",
     "Pipeline": "sa3_runtime.pipeline",
-    "Progress": "sa3_runtime.pipeline",
+    "Progress": "sa3_runtime.watching",
     "Request": "sa3_runtime.request",
     "Sa3Error": "sa3_engines.errors",
     "Sound": "sa3_runtime.audio",
-    "Watch": "sa3_runtime.pipeline",
+    "Watch": "sa3_runtime.watching",
 }
 
 

@@ -5,113 +5,35 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import wraps
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
 from sa3_engines import models, selection
 from sa3_engines.config import ModelConfig
 from sa3_engines.engine import GRAPHS, Engine, Options, release
-from sa3_engines.errors import BackendUnavailable, BadOutput, Cancelled, InvalidRequest
+from sa3_engines.errors import BackendUnavailable, BadOutput, InvalidRequest
 from sa3_runtime import coding, conditioning, lengths, remarks, sampling, schedule
-from sa3_runtime.adapters import Adapters, Loaded
+from sa3_runtime.adapters import Adapters
 from sa3_runtime.arrays import as_array
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
 from sa3_runtime.conditioning import Conditioner
 from sa3_runtime.denoising import Denoiser, Prompts, Tokens
-from sa3_runtime.finish import Report, finish
+from sa3_runtime.finish import finish
+from sa3_runtime.generation import Generation
 from sa3_runtime.noise import Noise, PerItem, TorchGenerator
 from sa3_runtime.request import Plan, Request, plan
 from sa3_runtime.resample import resample
 from sa3_runtime.tokens import Tokenizer, tokenizer_for
+from sa3_runtime.watching import Clock, Watch, watched
 
 Array = np.ndarray
 SILENT = 1e-5  # -100 dBFS
 CLOSED = "this pipeline is closed; load the model again"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a generation is: stages are text, encode, sample, decode."""
-
-    stage: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watch:
-    """What a caller may hang on a running generation. Cancelling takes effect before the next graph runs."""
-
-    progress: Callable[[Progress], None] | None = None
-    cancelled: Callable[[], bool] | None = None
-    step: Callable[[int, Array, Array], None] | None = None  # index, levels (items,), the state before that step
-
-    def __post_init__(self) -> None:
-        for name in ("progress", "cancelled", "step"):
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                raise InvalidRequest(f"{name} of a Watch is {getattr(self, name)!r}; a function was expected")
-
-    def check(self, stage: str) -> None:
-        if self.cancelled is not None and self.cancelled():
-            raise Cancelled(f"cancelled during {stage}")
-
-    def at(self, stage: str, done: int, total: int) -> None:
-        self.check(stage)
-        if self.progress is not None:
-            self.progress(Progress(stage, done, total))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What came out, and what is needed to make it again."""
-
-    sounds: list[Sound]
-    reports: list[Report]
-    latents: Array
-    plan: Plan
-    seconds_spent: Mapping[str, float]
-    warnings: list[str]
-    adapters: Sequence[Loaded] = ()  # with the strengths they had
-
-    @property
-    def audio(self) -> Array:
-        """(items, channels, samples). Items of unlike durations are as long as the longest, padding included."""
-        return np.stack([sound.samples for sound in self._heard()])
-
-    def clip(self, index: int) -> Sound:
-        """One item as a file holds it: items of unlike durations come as long as the longest, with its padding."""
-        made, asked = len(self._heard()), cast(Any, index)  # what a caller passed, whatever the annotation says
-        if not isinstance(asked, int | np.integer) or not -made <= asked < made:
-            raise InvalidRequest(f"there is no clip {index!r}; this request made {made}, numbered from 0")
-        sound = self.sounds[index]
-        if not self.plan.request.truncate or len(set(self.plan.seconds)) == 1:
-            return sound
-        return Sound(sound.samples[:, : int(self.plan.seconds[index] * sound.rate)], sound.rate)
-
-    def _heard(self) -> list[Sound]:
-        if not self.sounds:
-            raise InvalidRequest("this request stopped at its latents (decode=False): there is no audio")
-        return self.sounds
-
-
-@dataclass
-class Clock:
-    spent: dict[str, float] = field(default_factory=dict[str, float])
-
-    @contextmanager
-    def measure(self, stage: str) -> Generator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - start
 
 
 P = ParamSpec("P")
@@ -264,7 +186,7 @@ class Pipeline:
         if self._conditioner is None or self._tokenizer is None:
             missing = "transformer" if self._conditioner is None else "tokenizer.json"
             raise InvalidRequest(f"{self.source.name} has no {missing}; it cannot make sound from a prompt")
-        planned, watch = plan(request, self.config, self.limits), _watched(watch)
+        planned, watch = plan(request, self.config, self.limits), watched(watch)
         given = request.init_audio is not None or request.inpaint_audio is not None
         self._check_graphs(
             "text", "prepare", "step", *(("encode",) if given else ()), *(("decode",) if request.decode else ())
@@ -324,7 +246,7 @@ class Pipeline:
         last: bool = False,
     ) -> Generation:
         """ids and mask (items, max_tokens), as a tokenizer gives them."""
-        r, watch, clock = planned.request, _watched(watch), Clock()
+        r, watch, clock = planned.request, watched(watch), Clock()
         adapters = [replace(one) for one in self.adapters.loaded]
         noise = noise or (TorchGenerator(planned.seed) if planned.seeds is None else PerItem(planned.seeds))
         total = lengths.frames(self.config, planned.seconds, r.padding_seconds, planned.sample_size)
@@ -490,7 +412,7 @@ class Pipeline:
         if method not in ("exact", "fast"):
             raise InvalidRequest(f"method {method!r}; the resampler is 'exact' or 'fast'")
         _check_windows(chunking)
-        sound, watch = as_sound(audio, "audio"), _watched(watch)
+        sound, watch = as_sound(audio, "audio"), watched(watch)
         samples = resample(sound.samples, sound.rate, self.config.sample_rate, method)
         samples = fix_channels(samples, self.config.autoencoder.channels)
         samples = fit(samples, -(-samples.shape[1] // self.config.ratio) * self.config.ratio)
@@ -507,7 +429,7 @@ class Pipeline:
         """Latents (items, channels, frames) to audio (items, channels, samples)."""
         self._check_graphs("decode")
         _check_windows(chunking)
-        channels, watch = self.config.autoencoder.latent_channels, _watched(watch)
+        channels, watch = self.config.autoencoder.latent_channels, watched(watch)
         try:
             latents = as_array(latents)
         except (TypeError, ValueError) as e:
@@ -532,12 +454,6 @@ class Pipeline:
         if np.ptp(audio) == 0:
             raise BadOutput("the decoder", "a constant" if audio.any() else "silence")
         return audio
-
-
-def _watched(watch: Any) -> Watch:
-    if not isinstance(watch, Watch | None):
-        raise InvalidRequest(f"watch is {watch!r}; a Watch was expected, such as Watch(progress=...)")
-    return watch or Watch()
 
 
 def _check_windows(chunking: Any) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from sa3_engines.errors import InvalidRequest
 from sa3_runtime import audio, fields, sidecar, tags
-from sa3_runtime.pipeline import Generation, Pipeline
+from sa3_runtime.generation import Generation
+from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.recipe import AdapterFile, InputFile, Opening, Recipe, Record, as_folder, may_be_folder, sha256
 from sa3_runtime.request import INPUTS, Plan, Request
 

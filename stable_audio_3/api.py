@@ -28,10 +28,11 @@ from sa3_runtime.arrays import described
 from sa3_runtime.audio import Sound, as_sound, fit, fix_channels
 from sa3_runtime.coding import Chunking
 from sa3_runtime.command.progress import Bars
-from sa3_runtime.pipeline import Pipeline, Watch
+from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.request import AdapterUse, Request
 from sa3_runtime.resample import resample
 from sa3_runtime.tokens import tokenizer_for
+from sa3_runtime.watching import Watch
 
 Name = str | os.PathLike[str]
 Numbers = float | Sequence[float]

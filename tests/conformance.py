@@ -28,9 +28,10 @@ from sa3_engines.engine import Options
 from sa3_engines.errors import Sa3Error
 from sa3_runtime import audio, coding, conditioning, noise, sampling, schedule
 from sa3_runtime.guidance import Guidance
-from sa3_runtime.pipeline import Pipeline, Watch
+from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.request import AdapterUse, Request, plan
 from sa3_runtime.resample import resample
+from sa3_runtime.watching import Watch
 
 Array = np.ndarray
 EXACT = 1e-6  # schedules, random numbers, constants

@@ -21,7 +21,9 @@ from sa3_bench.observed import Call, Observed, tokenizer_of
 from sa3_engines import models, selection
 from sa3_engines.engine import Options, Support
 from sa3_engines.errors import BadOutput
-from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
+from sa3_runtime.generation import Generation
+from sa3_runtime.pipeline import Pipeline
+from sa3_runtime.watching import Progress, Watch
 
 MEGA = 1e6
 ENOUGH = 2  # runs that are made however long they take

@@ -24,9 +24,11 @@ from sa3_runtime.command import drafts, outputs
 from sa3_runtime.command.outputs import Output, Target
 from sa3_runtime.files import check_writable
 from sa3_runtime.finish import Finish, finish
-from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
+from sa3_runtime.generation import Generation
+from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.recipe import Opening, Recipe
 from sa3_runtime.request import Plan, plan
+from sa3_runtime.watching import Progress, Watch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from sa3_runtime.pipeline import Progress
+    from sa3_runtime.watching import Progress
 
 
 class Bars:

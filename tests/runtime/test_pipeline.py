@@ -13,8 +13,10 @@ import pytest
 from sa3_engines.adapters import Merger
 from sa3_engines.errors import BadOutput, Cancelled, InvalidRequest, ModelNotFound
 from sa3_runtime.finish import Finish
-from sa3_runtime.pipeline import Generation, Pipeline, Progress, Watch
+from sa3_runtime.generation import Generation
+from sa3_runtime.pipeline import Pipeline
 from sa3_runtime.request import AdapterUse, Request
+from sa3_runtime.watching import Progress, Watch
 
 Array = np.ndarray
 
