@@ -190,7 +190,8 @@ def _build(recipe: Recipe, watch: Watch, *, force: bool) -> Built:
     if doubt := islands.doubt(recipe.islands, recipe.source, recipe.target):
         watch.note(doubt)
     weights.check_types(recipe.source)
-    weights.check_tokenizer(recipe.source)
+    if doubt := weights.check_tokenizer(recipe.source):
+        watch.note(doubt)
     weights.check_numbers(recipe.source)
     digest = placing.digest(recipe.source)
     with publishing.staging(recipe.out) as folder:

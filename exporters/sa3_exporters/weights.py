@@ -22,11 +22,14 @@ PIECE = 1 << 22  # numbers looked at in one go: few enough for the processor's c
 SHOWN = 5
 
 
-def check_tokenizer(source: Source) -> None:
-    """No graph needs it, and no bundle makes a sound from a prompt without."""
+def check_tokenizer(source: Source) -> str | None:
+    """No graph needs it, and no bundle makes a sound from a prompt without: says so where there is none."""
     folder, text = source.text_folder, source.config.text
-    if folder is None or text is None or not (path := folder / "tokenizer.json").exists():
-        return
+    if folder is None or text is None:
+        return None
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return f"there is no {path}: the bundle makes no sound from a prompt without"
     from tokenizers import Tokenizer
 
     try:
@@ -38,6 +41,7 @@ def check_tokenizer(source: Source) -> None:
         raise CheckpointError(
             f"{path} has {tokens} tokens and the text encoder {text.vocab_size}; they are of different models"
         )
+    return None
 
 
 def check_types(source: Source) -> None:

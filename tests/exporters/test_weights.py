@@ -89,6 +89,18 @@ def test_an_error_names_the_checkpoints_own_file(folder: Path, capsys: pytest.Ca
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_no_tokenizer_is_told_of(folder: Path):
+    path = folder / TEXT / "tokenizer.json"
+    said = f"there is no {path}: the bundle makes no sound from a prompt without"
+    assert weights.check_tokenizer(models.from_folder(folder)) == said
+    for good in (
+        models.locate("nano"),
+        models.locate("random:small-music"),
+        models.from_folder(folder).autoencoder_only(),
+    ):
+        assert weights.check_tokenizer(good) is None
+
+
 @pytest.mark.parametrize("content", ["", "{}", "no JSON", None])
 def test_a_damaged_tokenizer(folder: Path, content: str | None, capsys: pytest.CaptureFixture[str]):
     path = folder / TEXT / "tokenizer.json"
