@@ -25,7 +25,7 @@ from sa3_engines.errors import OutputError, ParityError
 from sa3_engines.onnx import BACKEND
 from sa3_engines.tensors import TensorFile
 from sa3_engines.tiers import FLOORS
-from sa3_exporters import build, cli, placing
+from sa3_exporters import build, cli, placing, tracing
 from sa3_exporters import onnx as exporter
 from sa3_exporters.onnx import OnnxTarget
 from sa3_exporters.targets import Tier, Work
@@ -292,7 +292,7 @@ def test_a_bundles_own_graphs_need_no_tracing(
     def trace(_: object) -> None:
         raise ZeroDivisionError("traced")
 
-    monkeypatch.setattr(exporter, "trace", trace)
+    monkeypatch.setattr(tracing, "trace", trace)
     folder, out = tmp_path / "a bundle", tmp_path / "out"
     shutil.copytree(bundles["tiny-small"], folder)
     command = ["--model", str(folder), "--target", "onnx", "--precision", "exact", "--out", str(out)]

@@ -115,20 +115,27 @@ def test_what_ends_a_service_clears_away_what_is_half_made(bundles: Mapping[str,
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_while_a_bundle_takes_its_place_waits_until_it_has(
-    bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    out, rename = tmp_path / "out", Path.rename
+INTERRUPTED_RENAMES = """
+import signal, sys
+from pathlib import Path
+from sa3_exporters import cli
+rename = Path.rename
+def interrupted(self, target):
+    moved = rename(self, target)
+    signal.raise_signal(signal.SIGINT)
+    return moved
+Path.rename = interrupted
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_while_a_bundle_takes_its_place_waits_until_it_has(bundles: Mapping[str, Path], tmp_path: Path):
+    out = tmp_path / "out"
     shutil.copytree(bundles["tiny-small"], out)
-
-    def interrupted(self: Path, target: Path) -> Path:
-        moved = rename(self, target)
-        signal.raise_signal(signal.SIGINT)
-        return moved
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    assert cli.main(shorter(bundles["tiny-small"], out)) == 130
-    assert capsys.readouterr().err.endswith(f"sa3-export: interrupted; {out} is published and complete\n")
+    command = [sys.executable, "-c", INTERRUPTED_RENAMES, *shorter(bundles["tiny-small"], out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.endswith(f"sa3-export: interrupted; {out} is published and complete\n")
     assert bundle.read(out, deep=True).profile.max_seconds == 5
     assert list(tmp_path.iterdir()) == [out]
 
