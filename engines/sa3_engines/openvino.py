@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,6 +41,16 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
+@cache
+def core() -> Core:
+    """One per process, which stays: of two that lived side by side OpenVINO leaves a signal stack that is no longer
+    there, and the next Ctrl-C ends the process with a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoBackend:
     name = "openvino"
 
@@ -58,9 +69,7 @@ class OpenVinoBackend:
 
     def devices(self) -> list[str]:
         """As we write them: OpenVINO's GPU.1 is gpu:1."""
-        from openvino import Core
-
-        return [name.lower().replace(".", ":") for name in Core().available_devices]
+        return [name.lower().replace(".", ":") for name in core().available_devices]
 
     def versions(self) -> Mapping[str, str]:
         import openvino
@@ -110,8 +119,6 @@ class OpenVinoEngine:
         """graphs: the files by name, all in the folder that holds the weights; precision, tier and seconds are what
         they were exported in and for; low_memory keeps one network in memory at a time.
         """
-        from openvino import Core
-
         self.config = config
         self._graphs = graphs
         self._device = "cpu" if device == "auto" else device
@@ -120,7 +127,7 @@ class OpenVinoEngine:
         folder = next(iter(graphs.values())).parent
         self._unchanged = bundle.Unchanged(folder)
         self._host = Host(config, folder)
-        self._core: Core = Core()
+        self._core = core()
         self._compiled: dict[str, Ready] = {}
         self._unpacked: set[str] = set()
         self._adapters: tuple[ActiveAdapter, ...] = ()

@@ -101,7 +101,7 @@ def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
     """
     import openvino
 
-    model = openvino.Core().read_model(work.folder / f"{graph}.onnx")
+    model = engine.core().read_model(work.folder / f"{graph}.onnx")
     kept = islands(model, graph, tier) if tier.type in openvino_weights.HALF else frozenset[str]()
     kinds = {key: _kind(tier, key, work.weights[key].stored.shape) for _, key in linears(model, work.weights)}
     if set(kinds.values()) <= {"fp32"}:

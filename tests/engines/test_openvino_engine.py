@@ -409,3 +409,27 @@ def test_a_bundle_that_was_replaced_while_it_was_open(tmp_path: Path, how: str):
     with pytest.raises(BundleError, match=r"bundle .* was replaced or removed while it was open; open the model again"):
         engine.run("decode", graphs.decode(engine.config, latents))
     engine.close()
+
+
+TWO_ENGINES = """
+import gc, signal
+from sa3_engines import models
+from sa3_engines.openvino import OpenVinoEngine
+
+source = models.locate("nano")
+both = [OpenVinoEngine(source.config, {"step": source.folder / "step.onnx"}, threads=1) for _ in range(2)]
+for engine in both:
+    engine._request("step")
+both.pop(0)
+gc.collect()
+both.clear()
+del engine
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_is_heard_when_two_engines_are_gone():
+    done = subprocess.run([sys.executable, "-c", TWO_ENGINES], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
