@@ -7,7 +7,8 @@ import zlib
 from pathlib import Path
 from typing import Protocol
 
-from sa3_engines.errors import CheckpointError, InvalidRequest
+from sa3_engines import tokenizer
+from sa3_engines.errors import InvalidRequest
 from sa3_engines.models import Source
 
 
@@ -19,21 +20,10 @@ class FileTokenizer:
     """The tokenizer.json a checkpoint brings."""
 
     def __init__(self, path: Path, vocab_size: int) -> None:
-        from tokenizers import Tokenizer as Loaded
-
-        try:
-            self._tokenizer = Loaded.from_file(str(path))
-        except Exception as e:
-            raise CheckpointError(f"{path} is not a tokenizer: {e}") from e
+        self._tokenizer = tokenizer.load(path, vocab_size)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._vocab_size = vocab_size
-        # Without those added besides, which a text encoder may do without.
-        tokens = self._tokenizer.get_vocab_size(with_added_tokens=False)
-        if tokens > vocab_size:
-            raise CheckpointError(
-                f"{path} has {tokens} tokens and the text encoder {vocab_size}; they are of different models"
-            )
 
     def ids(self, prompt: str) -> list[int]:
         read = self._tokenizer.encode(prompt, add_special_tokens=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sa3_engines import models
+from sa3_engines import models, tokenizer
 from sa3_engines.errors import CheckpointError
 from sa3_engines.filling import CONDITIONERS, DIT, TABLE
 from sa3_engines.models import WEIGHTS, Source
@@ -30,17 +30,7 @@ def check_tokenizer(source: Source) -> str | None:
     path = folder / "tokenizer.json"
     if not path.exists():
         return f"there is no {path}: the bundle makes no sound from a prompt without"
-    from tokenizers import Tokenizer
-
-    try:
-        # Without those added besides, which a text encoder may do without.
-        tokens = Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=False)
-    except Exception as e:  # it raises nothing more special
-        raise CheckpointError(f"{path} is not a tokenizer: {e}") from e
-    if tokens > text.vocab_size:
-        raise CheckpointError(
-            f"{path} has {tokens} tokens and the text encoder {text.vocab_size}; they are of different models"
-        )
+    tokenizer.load(path, text.vocab_size)
     return None
 
 
