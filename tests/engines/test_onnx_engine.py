@@ -80,7 +80,7 @@ def test_nano_is_the_same_on_both_engines(nano: OnnxEngine, reference: Engine):
 
 def test_auto_takes_it_and_says_where_it_runs():
     engine, choice = selection.open_engine(models.locate("nano"), options=ONE)
-    assert choice.backend == "onnx" and not choice.refused
+    assert choice.backend == "onnx" and not choice.passed_over
     assert (engine.support.backend, engine.support.device, engine.support.precision) == ("onnx", "cpu", "fp32")
     assert engine.support.graphs == frozenset(GRAPHS) and engine.support.adapters
     assert engine.support.versions == {"onnxruntime": onnxruntime.__version__}
