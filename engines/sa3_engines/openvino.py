@@ -29,16 +29,12 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 DEVICES = ("cpu", "gpu", "npu")
-# What a number type asks of OpenVINO. Activations are quantised while running, in groups of that many columns; 0 is
-# never. Groups of weights must hold whole groups of activations: anything else is slow.
-SETTINGS: Mapping[str, Mapping[str, str]] = {
-    "fp32": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
-    "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
-    "fp16": {"INFERENCE_PRECISION_HINT": "f16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
-    "int8": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"},
-    "int4": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(openvino_weights.GROUP4)},
-}
-_NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+# What OpenVINO calls a type to compute in.
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+# Columns of activations that share a scale where products are of bytes: made while running, and never for other types.
+# Groups of weights must hold whole groups of activations: anything else is slow.
+GROUPS: Mapping[str, int] = {"int8": 128, "int4": openvino_weights.GROUP4}
+_NAMES = {hint: kind for kind, hint in HINTS.items()}
 
 
 @cache
@@ -223,15 +219,15 @@ class OpenVinoEngine:
 
     def _compile(self, graph: str, model: Model, more: Mapping[str, str] | None = None) -> Ready:
         path, device = self._graphs[graph], self._device.upper().replace(":", ".")
-        # Whatever the tier, a graph that was left exact is the ONNX one.
-        kind = "fp32" if path.suffix == ".onnx" else self._precision
+        exact = path.suffix == ".onnx"  # whatever the tier, a graph that was left exact is the ONNX one
+        kind = "fp32" if exact else self._computes(model)
         # Before it is compiled: where a last operation turns out to do nothing, its result takes over others' names.
         names = tuple(port.any_name for port in model.outputs)
-        settings = {**SETTINGS[kind], **(more or {})}
+        settings = {"INFERENCE_PRECISION_HINT": HINTS[kind], **(more or {})}
         if device == "CPU":
             settings |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(self._threads)}
-        else:
-            del settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"]
+            group = 0 if exact else GROUPS.get(self._precision, 0)
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(group)
         try:
             # Weights are copied out of their file, packed: they would be in memory twice.
             with mapped.returning(path.parent, openvino_weights.addresses(model)):
@@ -250,6 +246,12 @@ class OpenVinoEngine:
         self._unpacked.add(graph)
         mapped.trim()
         return Ready(compiled, compiled.create_infer_request(), names)
+
+    def _computes(self, model: Model) -> str:
+        """The number type of all that is not a product of bytes."""
+        if self._precision not in GROUPS:
+            return self._precision
+        return openvino_graph.around(model) if self._device == "cpu" else "fp32"
 
 
 def _second(first: Sequence[ProfilingInfo], both: Sequence[ProfilingInfo]) -> list[Ran]:

@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from openvino import Model, Node, Output, PartialShape
 
+AROUND = "around"  # a graph's own entry, among what OpenVINO keeps beside it in its file
+
 
 def keep_dimensions(model: Model) -> int:
     """Lets products take arrays of any rank. How many were changed.
@@ -56,6 +58,15 @@ def copy_sizes(model: Model) -> int:
     if changed:
         model.validate_nodes_and_infer_types()
     return changed
+
+
+def set_around(model: Model, kind: str) -> None:
+    """Writes into a graph the number type of all that is not a product with a small weight."""
+    model.set_rt_info(kind, AROUND)
+
+
+def around(model: Model) -> str:
+    return model.get_rt_info(AROUND).astype(str) if model.has_rt_info(AROUND) else "fp32"
 
 
 def _sizes(shape: PartialShape) -> list[Any]:

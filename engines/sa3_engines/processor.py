@@ -50,6 +50,11 @@ def half_precision(flags: frozenset[str]) -> tuple[str, str] | None:
     return None
 
 
+def bf16(flags: frozenset[str]) -> str | None:
+    """The instructions for it, where there are any."""
+    return next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), None)
+
+
 def products_of_bytes(flags: frozenset[str]) -> str | None:
     """The instructions for them, where there are any."""
     return next((name for name in ("avx512_vnni", "avx_vnni") if name in flags), None)

@@ -44,17 +44,18 @@ class OpenVinoTarget:
         return ONNX.why_not()
 
     def tiers(self, islands: Path | None = None) -> Mapping[str, Tier | str]:
-        def tier(name: str, kind: str, instruction: str) -> Tier:
+        def tier(name: str, kind: str, *instructions: str) -> Tier:
             exact = table.patterns(self.name, name, islands)
-            return Tier(name=name, type=kind, instructions=(instruction,), exact=exact)
+            return Tier(name=name, type=kind, instructions=instructions, exact=exact)
 
         flags = processor.flags()
         half, bytes_ = processor.half_precision(flags), processor.products_of_bytes(flags)
+        small = (bytes_, *filter(None, [processor.bf16(flags)])) if bytes_ else ()
         return {
             EXACT: Tier(name=EXACT, type="fp32"),
             HIGH: tier(HIGH, *half) if half else NO_HALF,
-            FAST: tier(FAST, "int8", bytes_) if bytes_ else NO_BYTES,
-            COMPACT: tier(COMPACT, "int4", bytes_) if bytes_ else NO_BYTES,
+            FAST: tier(FAST, "int8", *small) if small else NO_BYTES,
+            COMPACT: tier(COMPACT, "int4", *small) if small else NO_BYTES,
         }
 
     def convert(self, graph: str, tier: Tier, work: Work) -> Sequence[str]:
@@ -74,12 +75,11 @@ def form(graph: str, tier: Tier, key: str, shape: tuple[int, int]) -> Form | Non
     kind = _kind(tier, key, shape)
     if kind == "fp32" or _stays_exact(graph, tier):
         return None
-    group = int(engine.SETTINGS[tier.type]["DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     return Form(
         type=kind,
         size=openvino_weights.size(shape, kind),
         rounded=lambda weight: openvino_weights.rounded(weight, kind),
-        group=group or None,
+        group=engine.GROUPS.get(tier.type),
     )
 
 
@@ -88,10 +88,23 @@ def _stays_exact(graph: str, tier: Tier) -> bool:
     return tier.type in openvino_weights.HALF and graph == "text"
 
 
+def _around(graph: str, tier: Tier) -> str:
+    """The number type of all that is not a product with a small weight: half precision where the processor has it, but
+    for the text encoder.
+    """
+    if tier.type in openvino_weights.HALF:
+        return tier.type
+    return "bf16" if graph != "text" and processor.bf16(frozenset(tier.instructions)) else "fp32"
+
+
 def _kind(tier: Tier, key: str, shape: tuple[int, ...]) -> str:
-    """The number type of a weight. Four bits are stored in whole groups."""
+    """The number type of a weight. Four bits are stored in whole groups. Of an odd number of columns OpenVINO forgets
+    the last, where weights are smaller than the half precision around them.
+    """
     rows, columns = shape
     kind = table.number_type(tier, key, (rows, columns))
+    if kind in engine.GROUPS and columns % 2 and processor.bf16(frozenset(tier.instructions)):
+        return "fp32"
     return "int8" if kind == "int4" and columns % openvino_weights.GROUP4 else kind
 
 
@@ -102,21 +115,23 @@ def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
     import openvino
 
     model = engine.core().read_model(work.folder / f"{graph}.onnx")
-    kept = islands(model, graph, tier) if tier.type in openvino_weights.HALF else frozenset[str]()
+    around = _around(graph, tier)
+    kept = islands(model, graph, tier) if around in openvino_weights.HALF else frozenset[str]()
     kinds = {key: _kind(tier, key, work.weights[key].stored.shape) for _, key in linears(model, work.weights)}
     if set(kinds.values()) <= {"fp32"}:
         return ()
     made: dict[Any, tuple[str, str]] = work.shared.setdefault("rewritten", {})
-    outcome = graph, kept, tuple(kinds.items())
+    outcome = graph, around, kept, tuple(kinds.items())
     if outcome in made:
         return made[outcome]
     name = f"{graph}.{tier.type}"
     if any(f"{name}.xml" in files for files in made.values()):
         name = f"{graph}.{tier.name}"
     small = frozenset(_store(model, kinds, work.weights, work.folder))
+    openvino_graph.set_around(model, around)
     openvino.serialize(model, work.folder / f"{name}.xml", work.folder / f"{name}.bin")
-    if tier.type in openvino_weights.HALF:
-        _mark(work.folder / f"{name}.xml", kept, small)
+    if around in openvino_weights.HALF:
+        _mark(work.folder / f"{name}.xml", kept, small if tier.type in openvino_weights.HALF else frozenset())
     made[outcome] = f"{name}.xml", f"{name}.bin"
     return made[outcome]
 

@@ -165,7 +165,7 @@ def test_products_of_any_rank_are_the_same(nano: OpenVinoEngine, graph: str):
     assert [port.partial_shape for port in kept.outputs] == shown
     for one, other in zip(plain.outputs, kept.outputs, strict=True):
         assert one.partial_shape == other.partial_shape and one.names == other.names
-    settings = {**engines.SETTINGS["fp32"], "INFERENCE_NUM_THREADS": "1"}
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1"}
     feeds = nano._host.inputs(graph, inputs_of(nano, graph))
     first, second = (core.compile_model(model, "CPU", settings)(feeds) for model in (plain, kept))
     for one, other in zip(first.values(), second.values(), strict=True):
@@ -267,7 +267,7 @@ def test_another_precision_than_was_asked_for_is_an_error(monkeypatch: pytest.Mo
     """OpenVINO then goes on in what it has, without an error."""
     if "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has fp16")
-    monkeypatch.setitem(engines.SETTINGS, "fp32", engines.SETTINGS["fp16"])
+    monkeypatch.setitem(engines.HINTS, "fp32", "f16")
     with pytest.raises(BackendUnavailable, match=r"asked to run decode in fp32 and takes .* on this cpu"):
         opened()._request("decode")
 

@@ -21,6 +21,7 @@ from sa3_engines import (
     graphs,
     likeness,
     models,
+    openvino_graph,
     openvino_weights,
     processor,
     selection,
@@ -261,6 +262,46 @@ def test_half_precision_leaves_the_stream_in_fp32(
     TARGET.convert("step", wanted, made)
 
 
+@pytest.mark.parametrize("half", ["avx512_bf16", "amx_bf16"])
+def test_what_lies_around_products_of_bytes(half: str, bundles: Mapping[str, Path], tmp_path: Path):
+    """Half precision where the processor has it, with the stream in fp32; the text encoder never; said in the file."""
+    for instructions in (("avx512_vnni",), ("avx512_vnni", half)):
+        made = work(bundles["tiny-small"], tmp_path / str(len(instructions)))
+        wanted = Tier(name=tiers.FAST, type="int8", instructions=instructions)
+        for graph in ("text", "step"):
+            path = made.folder / TARGET.convert(graph, wanted, made)[0]
+            expected = "bf16" if graph == "step" and half in instructions else "fp32"
+            assert openvino_graph.around(openvino.Core().read_model(path)) == expected
+            assert bool(marked(path, exporter.FP32["name"])) == (expected == "bf16")
+            assert not marked(path, exporter.SMALL["name"])
+
+
+def test_an_odd_number_of_columns_stays_whole_beside_half_precision(works: Mapping[str, Work]):
+    """OpenVINO's product of a small weight and half precision forgets the last column."""
+    key, shape = "model.model.transformer.layers.0.to_local_embed.0.weight", (1024, 257)
+    for kind in ("int8", "int4"):
+        alone = Tier(name=tiers.FAST, type=kind, instructions=("avx512_vnni",))
+        beside = replace(alone, instructions=("avx512_vnni", "avx512_bf16"))
+        assert exporter.form("prepare", alone, key, shape) is not None
+        assert exporter.form("prepare", beside, key, shape) is None
+        assert exporter.form("prepare", beside, key, (1024, 258)) is not None
+    held = constants(works["tiny-small"].folder / TARGET.convert("prepare", tier(tiers.FAST), works["tiny-small"])[0])
+    odd = [node for key, node in held.items() if "local" in key and len(node.get_output_shape(0)) == 2]
+    if processor.bf16(processor.flags()):
+        assert {node.get_output_shape(0)[1] % 2 for node in odd} == {0, 1}
+        assert all(node.get_element_type().get_type_name() == "f32" for node in odd if node.get_output_shape(0)[1] % 2)
+
+
+def test_products_of_bytes_are_what_the_graph_says(works: Mapping[str, Work]):
+    made, wanted = works["tiny-small"], tier(tiers.FAST)
+    if not processor.bf16(processor.flags()):
+        pytest.skip("this processor has no bf16")
+    engine = opened(made, wanted)
+    hints = {g: engine._request(g).model.get_property("INFERENCE_PRECISION_HINT").get_type_name() for g in GRAPHS}
+    engine.close()
+    assert hints.pop("text") == "f32" and set(hints.values()) == {"bf16"}
+
+
 def test_a_graph_that_stays_exact_is_the_exact_one(works: Mapping[str, Work]):
     made, wanted = works["tiny-small"], tier(tiers.FAST)
     everything = replace(wanted, exact=(r"^pretransform\.",))
@@ -274,15 +315,20 @@ def test_a_graph_that_stays_exact_is_the_exact_one(works: Mapping[str, Work]):
     ("flags", "expected"),
     [
         ((), {}),
+        (("avx512_vnni",), {"fast": ("int8", "avx512_vnni")}),
         (("avx2", "avx_vnni"), {"fast": ("int8", "avx_vnni"), "compact": ("int4", "avx_vnni")}),
-        (("avx512_bf16", "avx512_vnni"), {"high": ("bf16", "avx512_bf16"), "fast": ("int8", "avx512_vnni")}),
+        (
+            ("avx512_bf16", "avx512_vnni"),
+            {"high": ("bf16", "avx512_bf16"), "fast": ("int8", "avx512_vnni", "avx512_bf16")},
+        ),
+        (("amx_bf16", "avx512_bf16", "avx512_vnni"), {"compact": ("int4", "avx512_vnni", "amx_bf16")}),
         (("avx512_bf16", "amx_bf16", "avx512_fp16"), {"high": ("bf16", "amx_bf16")}),
         (("avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16"), {"high": ("fp16", "amx_fp16")}),
         (("avx512_bf16", "avx512_fp16"), {"high": ("fp16", "avx512_fp16")}),
     ],
 )
 def test_tiers_are_what_the_processor_can_do(
-    flags: Sequence[str], expected: dict[str, tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    flags: Sequence[str], expected: dict[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(processor, "flags", lambda: frozenset(flags))
     found = TARGET.tiers()
