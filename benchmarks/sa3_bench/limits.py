@@ -44,12 +44,13 @@ def measure(threads: int | None = None, device: str = "cpu") -> dict[str, Any]:
 
 def peak(limits: Mapping[str, Any], precision: str) -> tuple[float, str]:
     """The best product in a precision over all libraries, and which it was; fp32's where that precision has none, or
-    is only imitated and slower.
+    is only imitated and slower. Weights of four bits are multiplied as bytes.
     """
     gemm: Mapping[str, float] = limits["gemm_gflops"]
     if not gemm:
         return math.nan, "none"
-    chosen = {name: value for name, value in gemm.items() if name.split()[-1] in (precision, "fp32")} or gemm
+    kind = "int8" if precision == "int4" else precision
+    chosen = {name: value for name, value in gemm.items() if name.split()[-1] in (kind, "fp32")} or gemm
     name = max(chosen, key=lambda n: chosen[n])
     return chosen[name], name
 

@@ -108,3 +108,5 @@ def test_the_peak_is_that_of_the_precision_or_of_fp32_where_it_is_only_imitated(
     ):
         assert limits.peak({"gemm_gflops": gemm}, precision) == expected
     assert limits.peak({"gemm_gflops": {"torch fp16": 7.0}}, "int8") == (7.0, "torch fp16")
+    bytes_ = {"gemm_gflops": {"numpy fp32": 100.0, "torch int8": 400.0}}
+    assert limits.peak(bytes_, "int4") == (400.0, "torch int8")  # four bits are multiplied as bytes
