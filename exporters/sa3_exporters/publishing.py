@@ -83,7 +83,8 @@ def _writing(out: Path) -> Generator[None]:
         yield
     except OSError as e:
         reason = "the disk is full" if e.errno == errno.ENOSPC else e.strerror or str(e)
-        raise OutputError(f"cannot write {out}: {reason}") from e
+        elsewhere = isinstance(e.filename, str) and not Path(e.filename).is_relative_to(out.parent)
+        raise OutputError(f"cannot write {out}: {e.filename + ': ' if elsewhere else ''}{reason}") from e
 
 
 def publish(folder: Path, out: Path, found: Bundle, *, in_place: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import re
 import shutil
@@ -323,6 +324,16 @@ def test_a_cache_that_cannot_be_written(
     assert capsys.readouterr().err == f"sa3-export: cannot write {where}: Not a directory\n"
     assert cli.main(words(bundles["tiny-small"], tmp_path / "out")) == 0
     assert bundle.read(tmp_path / "out", deep=True).tiers
+
+
+def test_what_could_not_be_read_is_named(tmp_path: Path):
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    (tmp_path / "here").mkdir()
+    with (
+        pytest.raises(OutputError, match=rf"^cannot write .*/here/out: {weights}: Input/output error$"),
+        publishing.staging(tmp_path / "here" / "out"),
+    ):
+        raise OSError(errno.EIO, "Input/output error", str(weights))
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files, from root either")
