@@ -77,7 +77,7 @@ def _sizes(shape: PartialShape) -> list[Any]:
 def _product(node: Node) -> Node | None:
     """The product whose rows a Reshape gives the dimensions back that another took from them."""
     rows = node.input_value(0).get_node()
-    while rows.get_type_name() in ("Add", "Multiply") and _fixed(rows.input_value(1).get_node()) and _alone(rows):
+    while rows.get_type_name() in ("Add", "Multiply") and is_fixed(rows.input_value(1).get_node()) and _alone(rows):
         rows = rows.input_value(0).get_node()
     if rows.get_type_name() != "MatMul" or not _alone(rows):
         return None
@@ -91,11 +91,11 @@ def _alone(node: Node) -> bool:
     return len(node.output(0).get_target_inputs()) == 1
 
 
-def _fixed(node: Node) -> bool:
+def is_fixed(node: Node) -> bool:
     """A bias or a factor, which fits arrays of any rank."""
     if node.get_type_name() == "Constant":
         return len(node.get_output_shape(0)) < 2
-    return bool(node.inputs()) and all(_fixed(source.get_node()) for source in node.input_values())
+    return bool(node.inputs()) and all(is_fixed(source.get_node()) for source in node.input_values())
 
 
 def _sized_by(size: Output, array: Output) -> bool:

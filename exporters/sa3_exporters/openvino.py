@@ -116,8 +116,9 @@ def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
 
     model = engine.core().read_model(work.folder / f"{graph}.onnx")
     around = _around(graph, tier)
-    kept = islands(model, graph, tier) if around in openvino_weights.HALF else frozenset[str]()
-    kinds = {key: _kind(tier, key, work.weights[key].stored.shape) for _, key in linears(model, work.weights)}
+    keys = {_name(node): key for node, key in linears(model, work.weights)}
+    kept = islands(model, graph, tier, keys) if around in openvino_weights.HALF else frozenset[str]()
+    kinds = {key: _kind(tier, key, work.weights[key].stored.shape) for key in keys.values()}
     if set(kinds.values()) <= {"fp32"}:
         return ()
     made: dict[Any, tuple[str, str]] = work.shared.setdefault("rewritten", {})
@@ -127,11 +128,13 @@ def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
     name = f"{graph}.{tier.type}"
     if any(f"{name}.xml" in files for files in made.values()):
         name = f"{graph}.{tier.name}"
+    apart = frozenset(_keep_biases_apart([node for node, _ in linears(model, work.weights) if _name(node) in kept]))
     small = frozenset(_store(model, kinds, work.weights, work.folder))
     openvino_graph.set_around(model, around)
     openvino.serialize(model, work.folder / f"{name}.xml", work.folder / f"{name}.bin")
     if around in openvino_weights.HALF:
-        _mark(work.folder / f"{name}.xml", kept, small if tier.type in openvino_weights.HALF else frozenset())
+        marks = small if tier.type in openvino_weights.HALF else frozenset[str]()
+        _mark(work.folder / f"{name}.xml", kept | apart, marks)
     made[outcome] = f"{name}.xml", f"{name}.bin"
     return made[outcome]
 
@@ -172,8 +175,8 @@ def _store(model: Model, kinds: Mapping[str, str], weights: Mapping[str, Weight]
         node.input(1).replace_source_output(value.output(0))
 
 
-def islands(model: Model, graph: str, tier: Tier) -> frozenset[str]:
-    """The nodes that half precision leaves in fp32.
+def islands(model: Model, graph: str, tier: Tier, keys: Mapping[str, str]) -> frozenset[str]:
+    """The nodes that half precision leaves in fp32. keys: the weights' names, by those of their products.
 
     The stream that every block adds to, which loses digits with every sum: most of the error of half precision, and
     next to none of the time. What only steers the stream, and layers that the tier names. Marks on attention would
@@ -192,11 +195,32 @@ def islands(model: Model, graph: str, tier: Tier) -> frozenset[str]:
         depends[name] = on
         if not on or kind == "Result":
             continue
-        weight = next((_name(s).removesuffix(".fp32") for s in sources[1:] if not depends[_name(s)]), "")
-        steers = on <= STEERING or (kind == "MatMul" and table.is_exact(tier, weight))
+        steers = on <= STEERING or (name in keys and table.is_exact(tier, keys[name]))
         if steers or (STREAM[graph] in on and _on_stream(node, kind, [depends[_name(s)] for s in sources])):
             found.add(name)
     return frozenset(found)
+
+
+def _keep_biases_apart(products: Sequence[Node]) -> Iterator[str]:
+    """OpenVINO makes one operation of a product and its bias, and forgets the mark that keeps the product in fp32. It
+    does not where it cannot tell that a bias is a constant: each is multiplied by a one that is made of a size. The
+    names of the nodes that do.
+    """
+    import numpy as np
+    from openvino import opset13
+
+    for node in products:
+        add = _after(node)
+        if add is not None and add.get_type_name() == "Multiply" and openvino_graph.is_fixed(_source(add, 1)):
+            add = _after(add)  # a Gemm's factor of one lies between
+        if add is None or add.get_type_name() != "Add" or not openvino_graph.is_fixed(_source(add, 1)):
+            continue
+        zero, one = (opset13.constant(np.array(number, np.int64)) for number in (0, 1))
+        size = opset13.gather(opset13.shape_of(node.input_value(0)), zero, zero)
+        bias = opset13.multiply(add.input_value(1), opset13.convert(opset13.minimum(size, one), "f32"))
+        bias.set_friendly_name(f"{_name(add)}.bias")
+        add.input(1).replace_source_output(bias.output(0))
+        yield f"{_name(add)}.bias"
 
 
 def _on_stream(node: Node, kind: str, depends: Sequence[frozenset[str]]) -> bool:
@@ -204,6 +228,12 @@ def _on_stream(node: Node, kind: str, depends: Sequence[frozenset[str]]) -> bool
     if node.get_output_partial_shape(0).rank.get_length() != 3:
         return False
     return kind in ("Slice", "Concat") or (kind == "Add" and all(depends))
+
+
+def _after(node: Node) -> Node | None:
+    """The one that takes what comes out; None where several do."""
+    takers = node.output(0).get_target_inputs()
+    return next(iter(takers)).get_node() if len(takers) == 1 else None
 
 
 def _source(node: Node, index: int) -> Node:
