@@ -7,8 +7,10 @@ really runs in is checked: it takes another number type or device without an err
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Generator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +37,10 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 # Groups of weights must hold whole groups of activations: anything else is slow.
 GROUPS: Mapping[str, int] = {"int8": 128, "int4": openvino_weights.GROUP4}
 _NAMES = {hint: kind for kind, hint in HINTS.items()}
+# Of every length, kernels that were made for it are kept: 2 MB for a step of `small`, for thousands of lengths unless
+# told otherwise. So many operations of a graph are those of some three lengths.
+KEPT = "64"
+_OF_ONEDNN = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"  # which keeps them once more
 
 
 @cache
@@ -45,6 +51,20 @@ def core() -> Core:
     import openvino
 
     return openvino.Core()
+
+
+@contextlib.contextmanager
+def _nothing_kept_twice() -> Generator[None]:
+    """oneDNN asks the environment once, when it makes its first kernel. Torch has a oneDNN of its own, which asks too
+    and shall not be answered.
+    """
+    given = _OF_ONEDNN in os.environ
+    os.environ.setdefault(_OF_ONEDNN, "0")
+    try:
+        yield
+    finally:
+        if not given:
+            os.environ.pop(_OF_ONEDNN, None)
 
 
 class OpenVinoBackend:
@@ -226,11 +246,12 @@ class OpenVinoEngine:
         settings = {"INFERENCE_PRECISION_HINT": HINTS[kind], **(more or {})}
         if device == "CPU":
             settings |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(self._threads)}
+            settings["CPU_RUNTIME_CACHE_CAPACITY"] = KEPT
             group = 0 if exact else GROUPS.get(self._precision, 0)
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(group)
         try:
             # Weights are copied out of their file, packed: they would be in memory twice.
-            with mapped.returning(path.parent, openvino_weights.addresses(model)):
+            with mapped.returning(path.parent, openvino_weights.addresses(model)), _nothing_kept_twice():
                 compiled = self._core.compile_model(model, device, settings)
             used = compiled.get_property("EXECUTION_DEVICES")
             precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -270,6 +271,32 @@ def test_another_precision_than_was_asked_for_is_an_error(monkeypatch: pytest.Mo
     monkeypatch.setitem(engines.HINTS, "fp32", "f16")
     with pytest.raises(BackendUnavailable, match=r"asked to run decode in fp32 and takes .* on this cpu"):
         opened()._request("decode")
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_what_onednn_is_told_is_for_openvino_alone(given: str | None, monkeypatch: pytest.MonkeyPatch):
+    """Torch's asks the environment too; what a user told both of them stays."""
+    name, seen = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", []
+    monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(name, given)
+    compiling = engines.core().compile_model
+
+    class Watched:
+        def __getattr__(self, one: str) -> Any:
+            return getattr(engines_core, one)
+
+        def compile_model(self, model: Any, device: str, settings: Any) -> Any:
+            seen.append((os.environ[name], settings["CPU_RUNTIME_CACHE_CAPACITY"]))
+            return compiling(model, device, settings)
+
+    engines_core = engines.core()
+    engine = opened()
+    engine._core = Watched()
+    engine._request("decode")
+    engine.close()
+    assert seen == [(given or "0", engines.KEPT)]
+    assert os.environ.get(name) == given
 
 
 def test_a_bundle_for_another_engine():
