@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sa3_engines import openvino as engine
 from sa3_engines import openvino_graph, openvino_weights, processor, quantise
 from sa3_engines.advice import NO_BYTES, NO_HALF
@@ -116,7 +118,8 @@ def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
 
     model = engine.core().read_model(work.folder / f"{graph}.onnx")
     around = _around(graph, tier)
-    keys = {_name(node): key for node, key in linears(model, work.weights)}
+    products = list(linears(model, work.weights))
+    keys = {_name(node): key for node, key in products}
     kept = islands(model, graph, tier, keys) if around in openvino_weights.HALF else frozenset[str]()
     kinds = {key: _kind(tier, key, work.weights[key].stored.shape) for key in keys.values()}
     if set(kinds.values()) <= {"fp32"}:
@@ -128,7 +131,7 @@ def _rewrite(graph: str, tier: Tier, work: Work) -> tuple[str, ...]:
     name = f"{graph}.{tier.type}"
     if any(f"{name}.xml" in files for files in made.values()):
         name = f"{graph}.{tier.name}"
-    apart = frozenset(_keep_biases_apart([node for node, _ in linears(model, work.weights) if _name(node) in kept]))
+    apart = frozenset(_keep_biases_apart([node for node, _ in products if _name(node) in kept]))
     small = frozenset(_store(model, kinds, work.weights, work.folder))
     openvino_graph.set_around(model, around)
     openvino.serialize(model, work.folder / f"{name}.xml", work.folder / f"{name}.bin")
@@ -206,7 +209,6 @@ def _keep_biases_apart(products: Sequence[Node]) -> Iterator[str]:
     does not where it cannot tell that a bias is a constant: each is multiplied by a one that is made of a size. The
     names of the nodes that do.
     """
-    import numpy as np
     from openvino import opset13
 
     for node in products:
