@@ -14,7 +14,7 @@ import numpy as np
 
 from sa3_engines import models, selection
 from sa3_engines.config import ModelConfig
-from sa3_engines.engine import GRAPHS, Engine, Options, release
+from sa3_engines.engine import GRAPHS, Engine, Options, open_ahead, release
 from sa3_engines.errors import BackendUnavailable, BadOutput, InvalidRequest
 from sa3_runtime import coding, conditioning, lengths, remarks, sampling, schedule
 from sa3_runtime.adapters import Adapters
@@ -250,6 +250,7 @@ class Pipeline:
         adapters = [replace(one) for one in self.adapters.loaded]
         noise = noise or (TorchGenerator(planned.seed) if planned.seeds is None else PerItem(planned.seeds))
         total = lengths.frames(self.config, planned.seconds, r.padding_seconds, planned.sample_size)
+        self._open_ahead(r, last=last)
         latents, valid = self._latents(planned, ids, mask, negative, total, noise, watch, clock, last=last)
         if last:
             release(self.engine, "prepare", "step")
@@ -268,6 +269,17 @@ class Pipeline:
             warnings=remarks.about(planned, [report for _, report in finished], self.source),
             adapters=adapters,
         )
+
+    def _open_ahead(self, r: Request, *, last: bool) -> None:
+        """What is run after the text encoder, the largest first. Not what adapters will change, and of a last request
+        not what takes the place of networks that are given back.
+        """
+        ahead = [] if self.adapters.loaded else ["step", "prepare"]
+        if not last and (r.init_audio is not None or r.inpaint_audio is not None):
+            ahead.append("encode")
+        if not last and r.decode:
+            ahead.append("decode")
+        open_ahead(self.engine, *ahead)
 
     def _latents(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from sa3_bench import memory, work
 from sa3_engines import models
 from sa3_engines.config import ModelConfig
-from sa3_engines.engine import Engine, Inputs, Outputs, Support
+from sa3_engines.engine import Engine, Inputs, Outputs, Support, open_ahead
 from sa3_runtime.tokens import StandInTokenizer, Tokenizer, tokenizer_for
 
 
@@ -53,6 +53,9 @@ class Observed:
         if graph == "prepare":
             self._prepared = sizes
         return outputs
+
+    def open_ahead(self, graphs: Collection[str]) -> None:
+        open_ahead(self.engine, *graphs)
 
     def close(self) -> None:
         self.engine.close()

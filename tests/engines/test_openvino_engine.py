@@ -30,10 +30,10 @@ NANO = models.locate("nano")
 ONE = Options(threads=1)
 
 
-def opened(device: str = "cpu", *, low_memory: bool = False) -> OpenVinoEngine:
+def opened(device: str = "cpu", *, threads: int = 1, low_memory: bool = False) -> OpenVinoEngine:
     assert NANO.folder is not None
     files = {graph: NANO.folder / f"{graph}.onnx" for graph in GRAPHS}
-    return OpenVinoEngine(NANO.config, files, device=device, threads=1, low_memory=low_memory)
+    return OpenVinoEngine(NANO.config, files, device=device, threads=threads, low_memory=low_memory)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,49 @@ def test_what_is_released_is_made_ready_again():
     assert set(engine._compiled) == {"step"}
     assert np.array_equal(velocity(engine), first)
     engine.close()
+
+
+def test_graphs_are_compiled_ahead_and_give_the_same():
+    one, ahead = opened(threads=2), opened(threads=2)
+    ahead.open_ahead(("step", "prepare", "decode"))
+    assert np.array_equal(velocity(ahead), velocity(one))
+    assert set(ahead._compiled) == {"prepare", "step"} and set(ahead._ahead._begun) == {"decode"}
+    ahead.release(("decode",))
+    ahead.open_ahead(("step", "prepare"))
+    assert not ahead._ahead._begun, "they are there"
+    for engine in (one, ahead):
+        engine.close()
+
+
+@pytest.mark.parametrize("how", [{"threads": 1}, {"threads": 2, "low_memory": True}])
+def test_nothing_is_compiled_ahead_where_a_core_or_memory_is_short(how: dict[str, Any]):
+    engine = opened(**how)
+    engine.open_ahead(("step", "prepare"))
+    assert not engine._ahead._begun
+    engine.close()
+
+
+def test_a_bundle_that_is_replaced_ahead_of_its_use_is_told_when_it_is_used(exported: Source):
+    assert exported.folder is not None
+    engine = BACKEND.open(exported, Options(threads=2))
+    os.utime(exported.folder / "manifest.json", (0, 0))
+    engine.open_ahead(("decode",))
+    with pytest.raises(BundleError, match="was replaced or removed while it was open"):
+        engine.run("decode", graphs.decode(NANO.config, normal(1, NANO.config.autoencoder.latent_channels, 2)))
+    engine.close()
+
+
+def test_what_is_compiled_ahead_is_not_kept_from_adapters():
+    """And of a closed engine nothing is left."""
+    engine, plain = opened(threads=2), opened(threads=2)
+    changed = adapter(engine, "to_qkv", "to_cond_embed")
+    plain.set_adapters([changed])
+    engine.open_ahead(("step", "prepare", "decode"))
+    engine.set_adapters([changed])
+    assert np.array_equal(velocity(engine), velocity(plain))
+    engine.close()
+    assert not engine._ahead._begun and not engine._compiled
+    plain.close()
 
 
 def test_weights_are_returned_while_they_are_compiled(monkeypatch: pytest.MonkeyPatch):

@@ -122,6 +122,22 @@ def test_what_is_done_with_is_released_in_a_last_clip(
     assert calls[-2:] == ["-prepare step", "decode"]
 
 
+def test_an_engine_is_told_ahead_what_will_be_run(null: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    """The largest first; of a last clip not what takes the place of networks that are given back."""
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(null.engine, "open_ahead", told.append, raising=False)
+    make(null)
+    make(null, decode=False)
+    make(null, init_audio=tone(2.0), init_noise_level=0.9)
+    null.generate(Request(prompt="slow rain", seconds=2.0, init_audio=tone(2.0), init_noise_level=0.9), last=True)
+    assert told == [
+        ("step", "prepare", "decode"),
+        ("step", "prepare"),
+        ("step", "prepare", "encode", "decode"),
+        ("step", "prepare"),
+    ]
+
+
 def test_inpainting_keeps_to_its_mask(tiny: Pipeline):
     """What is kept reaches the model; with everything to be made anew the given sound does not matter."""
     everything = {"inpaint_regions": [(0.0, 2.0)]}
