@@ -61,6 +61,12 @@ def _names(text: str) -> list[str]:
     return found
 
 
+def _file_name(text: str) -> str:
+    if not text.strip() or text in (".", "..") or {"/", "\\", "\0"} & set(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file's name; --out says the folder")
+    return text
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
@@ -148,7 +154,7 @@ def _table(commands: Commands) -> None:
     )
     one.add_argument("--timeout", type=_positive, default=3600.0, metavar="S", help="for one case (3600)")
     one.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="(benchmarks/results)")
-    one.add_argument("--name", metavar="NAME", help="of the files (the machine's)")
+    one.add_argument("--name", type=_file_name, metavar="NAME", help="of the files (the machine's)")
     one.add_argument("--work", type=Path, metavar="DIR", help="for clips between cases (~/.cache/sa3-bench)")
     one.add_argument(
         "--resume", action="store_true", help="keep what was measured with the same code and versions, and add to it"
@@ -260,7 +266,7 @@ def _tiers(commands: Commands) -> None:
     one.add_argument("--threads", type=_count, metavar="N", help="processor threads (all cores)")
     one.add_argument("--no-memory", action="store_true", help="leave out loading each engine by itself")
     one.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="(benchmarks/results)")
-    one.add_argument("--name", metavar="NAME", help="of the files (the machine's)")
+    one.add_argument("--name", type=_file_name, metavar="NAME", help="of the files (the machine's)")
 
 
 def _profile(commands: Commands) -> None:

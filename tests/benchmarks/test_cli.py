@@ -66,6 +66,8 @@ def test_errors_are_one_sentence_and_a_code(bench, tiny_model: Path, words: tupl
         (("limits", "--threads", "99999"), 2, "threads 99999; it must be"),
         (("tiers", "--model", "nano", "--backends", "abacus"), 2, "no backend 'abacus'; choose from"),
         (("tiers", "--model", "nano", "--out", "bytes/x"), 6, "cannot write"),
+        (("tiers", "--model", "nano", "--name", "a/b"), 2, "'a/b' is not a file's name; --out says the folder"),
+        (("table", "--name", ""), 2, "'' is not a file's name"),
     ],
 )
 def test_files_and_flags_that_are_none(
