@@ -272,13 +272,12 @@ class Pipeline:
 
     def _open_ahead(self, r: Request, *, last: bool) -> None:
         """What is run after the text encoder, the largest first. Not what adapters will change, and of a last request
-        not what takes the place of networks that are given back.
+        neither what takes the place of networks that are given back nor, where there is sound to encode, anything.
         """
-        ahead = [] if self.adapters.loaded else ["step", "prepare"]
-        if not last and (r.init_audio is not None or r.inpaint_audio is not None):
-            ahead.append("encode")
-        if not last and r.decode:
-            ahead.append("decode")
+        given = r.init_audio is not None or r.inpaint_audio is not None
+        ahead = [] if self.adapters.loaded or (last and given) else ["step", "prepare"]
+        if not last:
+            ahead += [graph for graph, wanted in (("encode", given), ("decode", r.decode)) if wanted]
         open_ahead(self.engine, *ahead)
 
     def _latents(

@@ -129,12 +129,14 @@ def test_an_engine_is_told_ahead_what_will_be_run(null: Pipeline, monkeypatch: p
     make(null)
     make(null, decode=False)
     make(null, init_audio=tone(2.0), init_noise_level=0.9)
+    null.generate(Request(prompt="slow rain", seconds=2.0, seed=1), last=True)
     null.generate(Request(prompt="slow rain", seconds=2.0, init_audio=tone(2.0), init_noise_level=0.9), last=True)
     assert told == [
         ("step", "prepare", "decode"),
         ("step", "prepare"),
         ("step", "prepare", "encode", "decode"),
         ("step", "prepare"),
+        (),
     ]
 
 
