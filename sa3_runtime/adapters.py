@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,14 @@ class Loaded:
 
 
 class Adapters:
-    def __init__(self, engine: Engine, conditioner: Conditioner | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        conditioner: Conditioner | None,
+        idle: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """idle: what changes are made within, which raises while a clip is made that they would reach half way."""
+        self._idle = idle
         self._engine = engine
         self._conditioner = conditioner
         self._in_engine: tuple[Any, ...] | None = ()  # None: unknown, after a failure half way
@@ -46,27 +54,30 @@ class Adapters:
         adapter = adapters.load(path)
         adapters.check_fits(adapter, {**self._engine.adaptable(), **self._conditioner.shapes})
         _check_strength(strength)
-        self.loaded.append(Loaded(adapter, path, strength, strength))
-        return len(self.loaded) - 1
+        with self._idle():
+            self.loaded.append(Loaded(adapter, path, strength, strength))
+            return len(self.loaded) - 1
 
     def clear(self) -> None:
-        self.loaded.clear()
-        self.use([])
+        with self._idle():
+            self.loaded.clear()
+            self.use([])
 
     def set_strength(self, strength: float, index: int | None = None, target: str | None = None) -> None:
         """Of one adapter or all; of its part in the transformer ("dit"), the conditioners ("conditioner") or both."""
         if target not in (None, "dit", "conditioner"):
             raise InvalidRequest(f"target {target!r}; it is 'dit', 'conditioner' or None for both")
         _check_strength(strength)
-        if index is not None:
-            index = self._index(index)
-        elif not self.loaded:
-            raise InvalidRequest("no adapter is loaded")
-        for one in self.loaded if index is None else [self.loaded[index]]:
-            if target in (None, "dit"):
-                one.strength = strength
-            if target in (None, "conditioner"):
-                one.conditioner_strength = strength
+        with self._idle():
+            if index is not None:
+                index = self._index(index)
+            elif not self.loaded:
+                raise InvalidRequest("no adapter is loaded")
+            for one in self.loaded if index is None else [self.loaded[index]]:
+                if target in (None, "dit"):
+                    one.strength = strength
+                if target in (None, "conditioner"):
+                    one.conditioner_strength = strength
 
     def active(self, uses: Sequence[AdapterUse] | None, t: float) -> list[ActiveAdapter]:
         """Every adapter with the strength it has at noise level t. Conditioners do not depend on the level."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -34,6 +35,7 @@ from sa3_runtime.watching import Clock, Watch, watched
 Array = np.ndarray
 SILENT = 1e-5  # -100 dBFS
 CLOSED = "this pipeline is closed; load the model again"
+BUSY = "this pipeline is at work in another thread; wait for it, or load another"
 
 
 P = ParamSpec("P")
@@ -46,7 +48,7 @@ def _alone(work: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[
     @wraps(work)
     def checked(self: Pipeline, *args: P.args, **kwargs: P.kwargs) -> R:
         if not self.serving.acquire(blocking=False):
-            raise InvalidRequest("this pipeline is at work in another thread; wait for it, or load another")
+            raise InvalidRequest(BUSY)
         self.depth += 1
         try:
             if self.closed and self.depth == 1:
@@ -79,7 +81,7 @@ class Pipeline:
         self.options = Options()
         self._tokenizer = tokenizer
         self._conditioner = Conditioner(engine) if source.config.dit is not None else None
-        self._adapters = Adapters(engine, self._conditioner)
+        self._adapters = Adapters(engine, self._conditioner, self._idle)
         self.serving = threading.RLock()
         self.depth = 0  # of calls under way, one inside another
         self.closed = False
@@ -124,7 +126,10 @@ class Pipeline:
             raise InvalidRequest(
                 f"the source is {found!r}, which is not located yet; Pipeline.load takes it by its name"
             )
-        if unknown := ", ".join(sorted({*needs} - {*GRAPHS})):
+        named: Any = needs
+        if isinstance(named, str) or not isinstance(named, Collection):
+            raise InvalidRequest(f"needs is {named!r}; a collection of graphs was expected, such as ('decode',)")
+        if unknown := ", ".join(sorted(f"{name}" for name in {*needs} - {*GRAPHS})):
             raise InvalidRequest(f"needs names {unknown}; the graphs are {', '.join(GRAPHS)}")
         tokenizer = tokenizer_for(source)
         engine, choice = selection.open_engine(source, backend, options, needs=needs)
@@ -169,10 +174,21 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @_alone
     def load_adapter(self, path: str | os.PathLike[str], strength: float = 1.0) -> int:
         """Adds an adapter after those there are; its number is returned."""
         return self.adapters.load(path, strength)
+
+    @contextlib.contextmanager
+    def _idle(self) -> Generator[None]:
+        """What adapters are changed within: of a clip that they reached half way, the record would not be true."""
+        if not self.serving.acquire(blocking=False):
+            raise InvalidRequest(BUSY)
+        try:
+            if self.depth:
+                raise InvalidRequest("adapters cannot be changed while a clip is made; change them before it or after")
+            yield
+        finally:
+            self.serving.release()
 
     # Generation
 
@@ -247,6 +263,8 @@ class Pipeline:
     ) -> Generation:
         """ids and mask (items, max_tokens), as a tokenizer gives them."""
         r, watch, clock = planned.request, watched(watch), Clock()
+        if noise is not None and not callable(getattr(noise, "draw", None)):
+            raise InvalidRequest(f"noise is {noise!r}; what draws was expected, see sa3_runtime.noise")
         adapters = [replace(one) for one in self.adapters.loaded]
         noise = noise or (TorchGenerator(planned.seed) if planned.seeds is None else PerItem(planned.seeds))
         total = lengths.frames(self.config, planned.seconds, r.padding_seconds, planned.sample_size)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
+
+from sa3_engines import console
 
 T = TypeVar("T")
 TOGETHER = 2  # graphs at a time: what others do is a third, and memory for each is needed at once
@@ -21,17 +24,18 @@ class Ahead(Generic[T]):
         wanted = [graph for graph in graphs if graph not in self._begun]
         if not wanted:
             return
-        pool = ThreadPoolExecutor(TOGETHER, thread_name_prefix="sa3-ahead")
-        for graph in wanted:
-            self._begun[graph] = pool.submit(self._opened, graph)
+        pool = ThreadPoolExecutor(TOGETHER, thread_name_prefix=console.THREADS)
+        with contextlib.suppress(RuntimeError):  # no new threads once the interpreter has begun to end
+            for graph in wanted:
+                self._begun[graph] = pool.submit(self._opened, graph)
         pool.shutdown(wait=False)  # threads end with what they were given
 
     def take(self, graph: str) -> T | None:
-        """The graph, as soon as it is open, or what went wrong with it. None: it is to be opened now, as nobody has
-        begun with it.
+        """The graph, as soon as it is open. None: it is to be opened now, as nobody has begun with it, or in vain. What
+        was wrong then, maybe in an earlier request, need not be wrong any more.
         """
         begun = self._begun.pop(graph, None)
-        return None if begun is None or begun.cancel() else begun.result()
+        return None if begun is None or begun.cancel() or begun.exception() else begun.result()
 
     def drop(self, graphs: Iterable[str]) -> None:
         """As if nobody had asked. What is under way cannot be stopped and is waited for: two of a graph would be in

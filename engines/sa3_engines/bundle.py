@@ -136,7 +136,7 @@ def read(folder: Path, *, deep: bool = False) -> Bundle:
                     "replaced; export it again"
                 )
             try:
-                same = known.sha256(path, again=deep) == file.sha256
+                same = known.is_still(path, file.sha256, again=deep)
             except OSError as e:
                 raise BundleError(f"bundle {folder}: {name} cannot be read: {e.strerror}") from e
             if not same:

@@ -12,7 +12,7 @@ from sa3_engines import advice, bundle, models, processor, tiers
 from sa3_engines.bundle import CLIP, Bundle, Tier
 from sa3_engines.engine import CODEC, GRAPHS
 from sa3_engines.errors import BackendUnavailable, BundleError, CheckpointError
-from sa3_engines.models import CONFIG, NOTICES, Source
+from sa3_engines.models import CONFIG, MANIFEST, NOTICES, Source
 
 
 def of(source: Source, backend: str, precision: str = "auto") -> Path | None:
@@ -91,11 +91,18 @@ def why_not(source: Source, backend: str, precision: str = "auto") -> str | None
 
 def _missing(source: Source, backend: str) -> str:
     if not source.bundles:
-        return "random weights are graphs only once exported" if not source.folder else f"{source.folder} is no bundle"
+        if source.folder is None:
+            return "random weights are graphs only once exported"
+        return f"{source.folder} is no bundle{_without_manifest(source.folder)}"
     if (folder := exported(source, backend)) is not None:
         return f"{folder} was exported from another {_changed(source, folder, bundle.load(folder))}"
     folder = source.bundles[0]
     return f"{folder} was exported for {', '.join(bundle.load(folder).backends)}"
+
+
+def _without_manifest(folder: Path) -> str:
+    graphs = any((folder / f"{graph}.onnx").exists() for graph in GRAPHS)
+    return f": there are graphs and no {MANIFEST}" if graphs else ""
 
 
 def to_run(source: Source, target: str, precision: str) -> str:

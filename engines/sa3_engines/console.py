@@ -8,11 +8,13 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator
 
 from sa3_engines.errors import Cancelled, OutputError, Sa3Error
 
 PIPE_CLOSED = 141
+THREADS = "sa3-"  # what the names of our own begin with
 
 
 def run(command: str, work: Callable[[], int], *, interrupted: str = "interrupted") -> int:
@@ -24,19 +26,29 @@ def run(command: str, work: Callable[[], int], *, interrupted: str = "interrupte
             if sys.stdout is not None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        say(command, interrupted)
-        return Cancelled.exit_code
+        return _interrupted(command, interrupted)
     except BrokenPipeError:
         _leave_stdout()
         return PIPE_CLOSED
     except Exception as e:
         if from_interrupt(e):
-            say(command, interrupted)
-            return Cancelled.exit_code
+            return _interrupted(command, interrupted)
         if isinstance(e, Sa3Error):
             say(command, str(e))
             return e.exit_code
         raise
+
+
+def _interrupted(command: str, text: str) -> int:
+    """What still runs beside is waited for, a second or two. Python would as well, and say so in its own words where a
+    second Ctrl-C ends that.
+    """
+    with uninterrupted(again=False):
+        say(command, text)
+        for thread in threading.enumerate():
+            if thread.name.startswith(THREADS):
+                thread.join()
+    return Cancelled.exit_code
 
 
 def from_interrupt(error: BaseException | None) -> bool:
@@ -90,8 +102,8 @@ def ending_in_order() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Generator[None]:
-    """For what is short and must not stop half way: Ctrl-C waits until it is done."""
+def uninterrupted(*, again: bool = True) -> Generator[None]:
+    """For what is short and must not stop half way: Ctrl-C waits until it is done. again False: it is forgotten."""
     came: list[int] = []
     usual: dict[int, Callable[..., object]] = {}
     for one in (signal.SIGINT, signal.SIGTERM):
@@ -105,7 +117,7 @@ def uninterrupted() -> Generator[None]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-        if came:
+        if came and again:
             signal.raise_signal(came[0])
 
 

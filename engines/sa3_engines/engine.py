@@ -105,7 +105,7 @@ class Opening(Protocol):
     """An engine that can make graphs ready beside other work."""
 
     def open_ahead(self, graphs: Collection[str]) -> None:
-        """Begins with the first and returns at once. What goes wrong is raised when the graph is run."""
+        """Begins with the first and returns at once. What goes wrong is tried again when the graph is run."""
         ...
 
 

@@ -113,20 +113,15 @@ def _of_files() -> int:
     return int(STATM.read_text().split()[2]) * mmap.PAGESIZE
 
 
-def release(folder: Path) -> None:
-    """Drops this process's pages of the weight files in a folder and below. A private mapping of which a page was ever
-    written to is left alone: it would lose what was written.
+def release(folder: Path, addresses: np.ndarray) -> None:
+    """Drops this process's pages of the folder's weight files, of the shared mappings that hold one of the addresses.
+    The caller keeps those alive: others are opened and closed in other threads.
     """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
-    try:
-        with Path("/proc/self/pagemap").open("rb") as pages:
-            for span in _spans(folder):
-                if span.shared or not _written(pages, span):
-                    span.drop(libc)
-    except OSError:  # this kernel does not say
-        return
+    for span in _holding(folder, addresses):
+        span.drop(libc)
 
 
 @contextlib.contextmanager

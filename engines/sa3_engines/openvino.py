@@ -161,7 +161,7 @@ class OpenVinoEngine:
         self._core = core()
         self._compiled: dict[str, Ready] = {}
         self._ahead = Ahead(self._opened)
-        self._unpacked: set[str] = set()
+        self._unpacked: dict[str, np.ndarray] = {}  # where the weights of a graph lie that has not run yet
         self._adapters: tuple[ActiveAdapter, ...] = ()
         self._low_memory = low_memory
         if self._device != "cpu":
@@ -235,8 +235,7 @@ class OpenVinoEngine:
             raise Sa3Error(f"OpenVINO failed in {graph} on {self._device}: {_first(e)}") from e
         if graph in self._unpacked:
             # Weights are packed for the processor when first used, and not read again: what was mapped of them can go.
-            mapped.release(self._graphs[graph].parent)
-            self._unpacked.remove(graph)
+            mapped.release(self._graphs[graph].parent, self._unpacked.pop(graph))
         return {name: out[port] for name, port in zip(ready.names, ready.model.outputs, strict=True)}
 
     def _request(self, graph: str) -> Ready:
@@ -278,9 +277,10 @@ class OpenVinoEngine:
             settings["CPU_RUNTIME_CACHE_CAPACITY"] = KEPT
             group = 0 if exact else GROUPS.get(self._precision, 0)
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(group)
+        addresses = np.array(openvino_weights.addresses(model), np.uint64)
         try:
             # Weights are copied out of their file, packed: they would be in memory twice.
-            with mapped.returning(path.parent, openvino_weights.addresses(model)), _nothing_kept_twice:
+            with mapped.returning(path.parent, addresses), _nothing_kept_twice:
                 compiled = self._core.compile_model(model, device, settings)
             used = compiled.get_property("EXECUTION_DEVICES")
             precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -293,7 +293,7 @@ class OpenVinoEngine:
                 f"OpenVINO was asked to run {graph} in {kind} and takes {_NAMES.get(precision, precision)} on this "
                 f"{self._device}; choose another precision"
             )
-        self._unpacked.add(graph)
+        self._unpacked[graph] = addresses
         mapped.trim()
         return Ready(compiled, compiled.create_infer_request(), names)
 

@@ -44,6 +44,13 @@ class Hashes:
         except OSError:
             _UNSAVED[self._path] = kept
 
+    def is_still(self, path: Path, wanted: str, *, again: bool = False) -> bool:
+        """Whether a file holds what it should. One that does not is read, whatever is remembered: it may have been put
+        right since, with the time it had before.
+        """
+        held = self.sha256(path, again=again)
+        return held == wanted or (not again and self.sha256(path, again=True) == wanted)
+
     def sha256(self, path: Path, *, again: bool = False) -> str:
         """again: whatever is remembered, the file is read."""
         found = path.stat()

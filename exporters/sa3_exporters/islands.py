@@ -1,8 +1,9 @@
 """Which layers stay in fp32, per tier, and which take four bits: patterns searched for in the weights' names in the
 checkpoint.
 
-The built-in table keeps the path from noise level and duration to every layer's modulation, which is small and has a
-hand in everything. A table of one's own, as `sensitivity` measures it on real weights, replaces the tiers it names.
+The built-in table keeps the path from noise level and duration to every layer's modulation, and what the prompt, the
+noise and the velocity pass on their way in and out: all of it small, with a hand in everything. A table of one's own,
+as `sensitivity` measures it on real weights, replaces the tiers it names.
 `targets` in a table holds what one target needs for itself: {"targets": {TARGET: {TIER: {"exact": [...]}}}}.
 """
 
@@ -98,6 +99,8 @@ def _check(raw: Any, path: Path) -> None:
             for name, tier in tiers.items():
                 if name not in TIERS:
                     raise InvalidRequest(f"table of islands {path}: no tier {name!r}; choose from {', '.join(TIERS)}")
+                if not isinstance(tier["exact"], list):
+                    raise TypeError(f"{name} has {json.dumps(tier['exact'])}, which is no list")
                 for pattern in tier["exact"]:
                     re.compile(pattern)
     except (AttributeError, KeyError, TypeError, re.error) as e:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sa3_engines import console
-from sa3_engines.errors import BackendUnavailable, Cancelled, Sa3Error
+from sa3_engines.errors import Cancelled, Sa3Error
 from sa3_engines.tiers import EXACT
 from sa3_runtime.command import arguments, cores
 
@@ -180,7 +180,7 @@ def _doctor(args: Namespace) -> int:
         console.out(
             "\n\n".join((_machine(report.machine), _probes(report.probes), _bundles(report.bundles), _verdict(report)))
         )
-    return 0 if report.healthy else BackendUnavailable.exit_code
+    return report.auto.exit_code
 
 
 def _machine(m: Machine) -> str:

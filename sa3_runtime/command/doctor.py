@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sa3_engines import bundle, models, processor, selection
-from sa3_engines.errors import BackendUnavailable, Sa3Error
+from sa3_engines.errors import BackendUnavailable, BundleError, Sa3Error
 from sa3_runtime import machine
 from sa3_runtime.machine import Machine
 from sa3_runtime.pipeline import Pipeline
@@ -46,6 +46,7 @@ class Auto:
 
     model: str
     problem: str | None = None
+    exit_code: int = 0  # of what is wrong
     backend: str = ""
     device: str = ""
     precision: str = ""
@@ -109,11 +110,11 @@ def examine(model: str = "nano", *, deep: bool = False, tell: Callable[[str], No
     try:
         auto = isolated(try_auto, model)
     except Failed as e:
-        auto = Auto(model=model, problem=str(e))
+        auto = Auto(model=model, problem=str(e), exit_code=e.exit_code)
     tell("bundles")
     found = exports(model, deep=deep)
-    if auto.problem is None:
-        auto = replace(auto, problem=_broken(model, found))
+    if auto.problem is None and (problem := _broken(model, found)) is not None:
+        auto = replace(auto, problem=problem, exit_code=BundleError.exit_code)
     return Report(machine=machine.look(), probes=probes, bundles=found, auto=auto)
 
 
@@ -232,6 +233,10 @@ def _generated(pipeline: Pipeline) -> float:
 class Failed(Exception):
     """Why a probe gave no answer, fit to show."""
 
+    def __init__(self, reason: str, exit_code: int = BackendUnavailable.exit_code) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
 
 def isolated(work: Callable[..., T], *args: Any, timeout: float = TIMEOUT) -> T:
     context = multiprocessing.get_context("spawn")
@@ -242,7 +247,7 @@ def isolated(work: Callable[..., T], *args: Any, timeout: float = TIMEOUT) -> T:
     try:
         if not ours.poll(timeout):
             raise Failed(f"no answer within {timeout:g} s")
-        done, value = ours.recv()
+        done, *value = ours.recv()
     except EOFError as e:
         child.join()
         raise Failed(f"it crashed ({_ending(child.exitcode)})") from e
@@ -251,8 +256,8 @@ def isolated(work: Callable[..., T], *args: Any, timeout: float = TIMEOUT) -> T:
         child.join()
         ours.close()
     if not done:
-        raise Failed(value)
-    return value
+        raise Failed(*value)
+    return value[0]
 
 
 def _work(connection: Connection, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -261,7 +266,7 @@ def _work(connection: Connection, work: Callable[..., Any], args: tuple[Any, ...
     try:
         answer = True, work(*args)
     except Sa3Error as e:
-        answer = False, str(e)
+        answer = False, str(e), e.exit_code
     except Exception as e:  # noqa: BLE001 - whatever a broken installation raises is what is being asked about
         answer = False, f"{type(e).__name__}: {e}"
     connection.send(answer)

@@ -85,6 +85,19 @@ def test_what_was_checked_before_is_read_again_only_when_asked(folder: Path, cac
         bundle.read(folder)
 
 
+def test_a_file_that_was_put_right_is_right_again(folder: Path):
+    """With the time it had while it was wrong, as a copy that keeps times may have."""
+    path, right = folder / "model.safetensors", (folder / "model.safetensors").read_bytes()
+    path.write_bytes(b"WEIGHTS" * 500_000)
+    wrong = path.stat()
+    with pytest.raises(BundleError, match=r"model.safetensors was changed"):
+        bundle.read(folder)
+    path.write_bytes(right)
+    os.utime(path, ns=(wrong.st_atime_ns, wrong.st_mtime_ns))
+    bundle.read(folder)
+    bundle.read(folder, deep=True)
+
+
 def test_a_file_whose_time_changed_is_read_again(folder: Path):
     (folder / "model.safetensors").write_bytes(b"WEIGHTS" * 500_000)
     with pytest.raises(BundleError, match=r"model.safetensors was changed"):

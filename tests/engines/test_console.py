@@ -40,6 +40,22 @@ def test_while_modules_are_imported_the_process_ends_there():
     assert ended(imports("pass") + f"\n    {HIT}") == (130, "after\n", "try: interrupted\n")
 
 
+@pytest.mark.parametrize("hits", [1, 3])
+def test_what_runs_beside_ends_before_the_process_does(hits: int):
+    """Ctrl-C again, while that is waited for, changes nothing."""
+    before = """import threading, time
+def beside():
+    for _ in range(HITS):
+        time.sleep(0.2)
+        signal.raise_signal(signal.SIGINT)
+    time.sleep(0.2)
+    print("done")
+def watched():
+    threading.Thread(target=beside, name="sa3-try").start()
+    time.sleep(60)"""
+    assert ended("watched()", before.replace("HITS", str(hits))) == (130, "done\n", "try: interrupted\n")
+
+
 def test_whoever_is_not_to_hear_of_it_does_not():
     """A shell starts what runs in the background with Ctrl-C ignored."""
     assert ended(imports(HIT), "signal.signal(signal.SIGINT, signal.SIG_IGN)") == (0, "after\n", "")

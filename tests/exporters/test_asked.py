@@ -37,6 +37,7 @@ sys.exit(code)
         (["--max-seconds", "0"], 2, "--max-seconds 0 leaves no duration"),
         (["--islands", "none.json"], 2, "table of islands none.json cannot be read: No such file"),
         (["--islands", "text"], 2, "table of islands text is not JSON"),
+        (["--islands", "letters.json"], 2, 'fast has "step", which is no list'),
         (["--islands", "strange.json"], 2, "table of islands strange.json: no tier 'fats'; choose from exact"),
         (["--precision", "exact,high"], 4, "target onnx cannot make precision high here: ONNX Runtime has no half"),
         (["--out", "text"], 6, "text is a file; an export is a folder"),
@@ -49,6 +50,7 @@ sys.exit(code)
 )
 def test_what_can_be_told_without_torch_is(tmp_path: Path, words: list[str], code: int, said: str):
     (tmp_path / "text").write_text("no table")
+    (tmp_path / "letters.json").write_text('{"tiers": {"fast": {"exact": "step"}}}')
     (tmp_path / "strange.json").write_text('{"tiers": {"fats": {}}}')
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()

@@ -60,6 +60,7 @@ def test_a_probe_that_ends_badly_says_why(
     with pytest.raises(Failed) as failed:
         doctor.isolated(work, *args, timeout=timeout)
     assert str(failed.value).startswith(said)
+    assert failed.value.exit_code == (2 if args == ("tpu",) else 4)
     assert time.monotonic() - start < 30
 
 
@@ -185,12 +186,13 @@ def test_the_report_is_shown(report: Report, capsys: pytest.CaptureFixture[str])
     assert (told["healthy"], told["probes"][1]["problem"]) == (True, "PyTorch is not installed")
 
 
-def test_exit_code_4_when_nothing_works(
-    report: Report, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", [3, 4])
+def test_the_exit_code_is_of_what_is_wrong(
+    report: Report, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    sick = replace(report, auto=Auto(model="nano", problem="no backend can run nano"))
+    sick = replace(report, auto=Auto(model="nano", problem="no backend can run nano", exit_code=code))
     monkeypatch.setattr(doctor, "examine", lambda *_, **__: sick)
-    assert main(["doctor"]) == 4
+    assert main(["doctor"]) == code
     assert capsys.readouterr().out.endswith("\nnano does not work here: no backend can run nano\n")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,40 @@ def test_adapters_of_a_pipeline_take_paths_and_strengths_alone(small: Pipeline, 
             make(small)
     finally:
         adapters.clear()
+
+
+def test_adapters_stay_as_they_are_while_a_clip_is_made(small: Pipeline, golden: Path):
+    """Reached half way, it would be neither of two clips, and its record untrue."""
+    path, refused = golden / "tiny-small/loras/lora.safetensors", list[str]()
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: small.load_adapter(path),
+        lambda: small.adapters.load(path),
+        small.adapters.clear,
+        lambda: small.adapters.set_strength(0.5),
+    )
+
+    def change(_: Progress) -> None:
+        for one in changes:
+            with pytest.raises(InvalidRequest) as found:
+                one()
+            refused.append(str(found.value))
+            with ThreadPoolExecutor() as pool, pytest.raises(InvalidRequest) as found:
+                pool.submit(one).result()
+            refused.append(str(found.value))
+
+    request = Request(prompt="slow rain", seconds=2.0, steps=3, seed=1)
+    made = small.generate(request, Watch(progress=change))
+    assert np.array_equal(made.latents, small.generate(request).latents)
+    assert len(refused) > 20 and not small.adapters.loaded
+    assert {text.partition(";")[0] for text in refused} == {
+        "adapters cannot be changed while a clip is made",
+        "this pipeline is at work in another thread",
+    }
+
+
+def test_what_draws_no_noise_is_refused(null: Pipeline):
+    with pytest.raises(InvalidRequest, match="noise is 'white'; what draws was expected"):
+        null.generate(Request(prompt="slow rain", seconds=2.0), noise="white")  # pyright: ignore[reportArgumentType]
 
 
 def test_adapters_that_fail_half_way_leave_nothing_behind(
@@ -413,6 +448,9 @@ def test_models_are_loaded_by_paths_too(tmp_path: Path):
         ({"model": b"nano"}, "the model is b'nano'"),
         ({"device": None}, "device None; a name was expected"),
         ({"needs": ("step", "dit")}, "needs names dit; the graphs are text"),
+        ({"needs": None}, "needs is None; a collection of graphs was expected"),
+        ({"needs": "text"}, "needs is 'text'; a collection of graphs was expected"),
+        ({"needs": [5]}, "needs names 5; the graphs are text"),
     ],
 )
 def test_what_cannot_be_loaded(given: dict[str, Any], says: str):
