@@ -274,6 +274,8 @@ def _make(
         weights=placing.weights(staged.folder, staged.config.text.folder if staged.config.text else None),
         known=known,
     )
+    if doubt := islands.idle(recipe.islands, wanted, work.weights):
+        steps.watch.note(doubt)
     placed = set(_names(staged.folder))
     # The model's own files where it has any: what is wrong with them is told by their names.
     reference = TORCH.open(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +49,13 @@ def check(file: Path) -> None:
 
 def is_exact(tier: Tier, key: str) -> bool:
     return tier.name == EXACT or any(re.search(pattern, key) for pattern in tier.exact)
+
+
+def idle(file: Path | None, wanted: Sequence[Tier], keys: Collection[str]) -> str | None:
+    """What to say of a user's table whose patterns find nothing among a checkpoint's weights, as a slip does."""
+    patterns = dict.fromkeys(pattern for tier in wanted for pattern in tier.exact) if file is not None else ()
+    found = [pattern for pattern in patterns if not any(re.search(pattern, key) for key in keys)]
+    return f"table of islands {file}: no weight is called like {', '.join(found)}" if found else None
 
 
 def number_type(tier: Tier, key: str, shape: tuple[int, int]) -> str:

@@ -52,6 +52,16 @@ def test_a_table_derived_from_other_weights_is_doubted(golden: Path, tmp_path: P
     assert [islands.doubt(path, source, "onnx") for path in (own, plain, None)] == [None, None, None]
 
 
+def test_patterns_that_find_nothing_are_told(tmp_path: Path):
+    """Of a user's table alone: the built-in one is for all models."""
+    tier = Tier(name="fast", type="int8", exact=(r"\.ff\.", r"\.fff\."))
+    keys = ["model.model.transformer.layers.0.ff.ff.2.weight"]
+    said = islands.idle(tmp_path / "i.json", [tier, tier], keys)
+    assert said == f"table of islands {tmp_path / 'i.json'}: no weight is called like {tier.exact[1]}"
+    assert islands.idle(tmp_path / "i.json", [tier], [*keys, "a.fff.weight"]) is None
+    assert islands.idle(None, [tier], keys) is None
+
+
 @pytest.mark.parametrize(
     ("tier", "key", "shape", "expected"),
     [
