@@ -82,6 +82,7 @@ def form(graph: str, tier: Tier, key: str, shape: tuple[int, int]) -> Form | Non
         size=openvino_weights.size(shape, kind),
         rounded=lambda weight: openvino_weights.rounded(weight, kind),
         group=engine.GROUPS.get(tier.type),
+        around=_around(graph, tier),
     )
 
 

@@ -32,8 +32,8 @@ def parser() -> Parser:
     p = Parser(
         prog="python -m sa3_exporters.sensitivity",
         description="Which layers of a model must stay fp32 in a tier, measured on its own weights with the cases of "
-        "the gate of exports. Judged are weights, and activations where the engine makes bytes of them; what half "
-        "precision (high) does to activations is not judged here, only by sa3-export.",
+        "the gate of exports. Judged are weights, and what layers take and give; what half precision (high) does "
+        "between layers is judged by sa3-export alone.",
     )
     p.add_argument("--model", required=True, metavar="M", help="a name, a folder, or random:NAME[:SEED]")
     p.add_argument("--target", default="onnx", choices=TARGETS, help="whose tiers (default: onnx)")

@@ -62,6 +62,7 @@ class Form:
     size: int  # bytes that it takes
     rounded: Callable[[Array], Array]  # the weight in fp32, as it is once it was stored
     group: int | None = None  # columns of activations that share a scale, where the engine makes bytes of them
+    around: str = "fp32"  # the number type in which the layer takes its input and gives its output
 
 
 class Target(Protocol):

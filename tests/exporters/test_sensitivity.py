@@ -95,6 +95,17 @@ def test_activations_are_quantised_by_group_and_token(columns: int):
     assert np.allclose(layers.activations(x, 64).reshape(6, columns).numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_layer_takes_and_gives_half_precision_where_that_is_around_it(kind: torch.dtype):
+    linear, x = torch.nn.Linear(64, 32), torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[kind]
+    with torch.no_grad():
+        expected = linear(x.to(kind).float()).to(kind).float()
+        with layers.formed([(linear, Form("int8", 0, lambda weight: weight, around=name))]):
+            assert torch.equal(linear(x), expected)
+        assert not torch.equal(linear(x), expected)
+
+
 def test_as_few_layers_as_will_do():
     """And when half of the work is not enough, it says so."""
     asked: list[int] = []
