@@ -41,6 +41,7 @@ _NAMES = {hint: kind for kind, hint in HINTS.items()}
 # Of every length, kernels that were made for it are kept: 2 MB for a step of `small`, for thousands of lengths unless
 # told otherwise. So many operations of a graph are those of some three lengths.
 KEPT = "64"
+SAYING_NOTHING = ("Exception from", "Check '", "FrontEnd API failed", "Loading input model")  # of an error's lines
 _OF_ONEDNN = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"  # which keeps them once more
 
 
@@ -325,7 +326,7 @@ def _full(device: str, here: Sequence[str]) -> str:
 def _first(error: Exception) -> str:
     """OpenVINO's messages begin with lines about where in its sources they come from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))]
+    telling = [line for line in lines if not line.startswith(SAYING_NOTHING)]
     return (telling or lines or [type(error).__name__])[0]
 
 

@@ -363,6 +363,14 @@ def test_a_graph_that_is_none(tmp_path: Path):
         engine.run("decode", graphs.decode(NANO.config, normal(1, NANO.config.autoencoder.latent_channels, 2)))
 
 
+def test_weights_that_are_gone_are_named(exported: Source):
+    assert exported.folder is not None
+    engine = BACKEND.open(exported, ONE)
+    (exported.folder / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"decode\.onnx cannot be read by OpenVINO: .*model\.safetensors"):
+        engine.run("decode", graphs.decode(NANO.config, normal(1, NANO.config.autoencoder.latent_channels, 2)))
+
+
 def test_inputs_that_do_not_fit(nano: OpenVinoEngine):
     inputs = graphs.decode(nano.config, normal(1, nano.config.autoencoder.latent_channels, 2))
     with pytest.raises(Sa3Error, match="OpenVINO failed in decode on cpu"):
