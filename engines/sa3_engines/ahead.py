@@ -16,18 +16,17 @@ TOGETHER = 2  # graphs at a time: what others do is a third, and memory for each
 class Ahead(Generic[T]):
     """What was begun and not asked for yet."""
 
-    def __init__(self, opened: Callable[[str], T]) -> None:
-        self._opened = opened
+    def __init__(self) -> None:
         self._begun: dict[str, Future[T]] = {}
 
-    def begin(self, graphs: Iterable[str]) -> None:
+    def begin(self, graphs: Iterable[str], opened: Callable[[str], T]) -> None:
         wanted = [graph for graph in graphs if graph not in self._begun]
         if not wanted:
             return
         pool = ThreadPoolExecutor(TOGETHER, thread_name_prefix=console.THREADS)
         with contextlib.suppress(RuntimeError):  # no new threads once the interpreter has begun to end
             for graph in wanted:
-                self._begun[graph] = pool.submit(self._opened, graph)
+                self._begun[graph] = pool.submit(opened, graph)
         pool.shutdown(wait=False)  # threads end with what they were given
 
     def take(self, graph: str) -> T | None:
@@ -35,7 +34,7 @@ class Ahead(Generic[T]):
         was wrong then, maybe in an earlier request, need not be wrong any more.
         """
         begun = self._begun.pop(graph, None)
-        return None if begun is None or begun.cancel() or begun.exception() else begun.result()
+        return None if begun is None or begun.cancel() or begun.exception() is not None else begun.result()
 
     def drop(self, graphs: Iterable[str]) -> None:
         """As if nobody had asked. What is under way cannot be stopped and is waited for: two of a graph would be in

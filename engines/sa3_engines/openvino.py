@@ -161,7 +161,7 @@ class OpenVinoEngine:
         self._host = Host(config, folder)
         self._core = core()
         self._compiled: dict[str, Ready] = {}
-        self._ahead = Ahead(self._opened)
+        self._ahead = Ahead[Ready]()
         self._unpacked: dict[str, np.ndarray] = {}  # where the weights of a graph lie that has not run yet
         self._adapters: tuple[ActiveAdapter, ...] = ()
         self._low_memory = low_memory
@@ -196,7 +196,8 @@ class OpenVinoEngine:
         network in memory at a time, and on other devices, each waits until it is run.
         """
         if self._device == "cpu" and self._threads > 1 and not self._low_memory:
-            self._ahead.begin(graph for graph in graphs if graph in self._graphs and graph not in self._compiled)
+            wanted = [graph for graph in graphs if graph in self._graphs and graph not in self._compiled]
+            self._ahead.begin(wanted, self._opened)
 
     def release(self, graphs: Collection[str]) -> None:
         self._ahead.drop(graphs)

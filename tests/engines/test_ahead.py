@@ -33,9 +33,9 @@ class Slow:
 
 def test_what_was_begun_is_taken_once():
     slow = Slow()
-    ahead = Ahead(slow)
+    ahead = Ahead[str]()
     slow.may.set()
-    ahead.begin(["step"])
+    ahead.begin(["step"], slow)
     slow.wait_for(1)
     assert ahead.take("step") == "STEP"
     assert ahead.take("step") is None and ahead.take("text") is None
@@ -44,10 +44,10 @@ def test_what_was_begun_is_taken_once():
 
 def test_nothing_is_begun_twice():
     slow = Slow()
-    ahead = Ahead(slow)
-    ahead.begin(["step", "decode"])
+    ahead = Ahead[str]()
+    ahead.begin(["step", "decode"], slow)
     slow.wait_for(2)
-    ahead.begin(["decode", "step"])
+    ahead.begin(["decode", "step"], slow)
     slow.may.set()
     assert [ahead.take(graph) for graph in ("step", "decode")] == ["STEP", "DECODE"]
     assert sorted(slow.begun) == ["decode", "step"]
@@ -55,8 +55,8 @@ def test_nothing_is_begun_twice():
 
 def test_what_still_waits_for_its_turn_is_the_askers_to_open():
     slow = Slow()
-    ahead = Ahead(slow)
-    ahead.begin(["step", "encode", "prepare"])
+    ahead = Ahead[str]()
+    ahead.begin(["step", "encode", "prepare"], slow)
     slow.wait_for(TOGETHER)
     assert ahead.take("prepare") is None
     slow.may.set()
@@ -72,13 +72,13 @@ def test_what_went_wrong_is_the_askers_to_try_again():
         started.release()
         raise ValueError(f"{graph} is broken")
 
-    ahead = Ahead(fails)
-    ahead.begin(["step", "decode"])
+    ahead = Ahead[str]()
+    ahead.begin(["step", "decode"], fails)
     for _ in range(2):
         assert started.acquire(timeout=WAIT)
     assert ahead.take("step") is None
     ahead.drop(["decode"])
-    ahead.begin(["step"])
+    ahead.begin(["step"], fails)
     assert started.acquire(timeout=WAIT), "it is begun anew"
     assert ahead.take("step") is None
 
@@ -88,15 +88,15 @@ def test_nothing_is_begun_once_the_interpreter_ends(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", ending)
-    ahead = Ahead(str.upper)
-    ahead.begin(["step"])
+    ahead = Ahead[str]()
+    ahead.begin(["step"], str.upper)
     assert ahead.take("step") is None
 
 
 def test_dropping_waits_for_what_is_under_way_and_lets_nothing_else_begin():
     slow = Slow()
-    ahead = Ahead(slow)
-    ahead.begin(["step", "encode", "prepare"])
+    ahead = Ahead[str]()
+    ahead.begin(["step", "encode", "prepare"], slow)
     slow.wait_for(TOGETHER)
     threading.Timer(0.1, slow.may.set).start()
     ahead.drop_all()
@@ -106,8 +106,8 @@ def test_dropping_waits_for_what_is_under_way_and_lets_nothing_else_begin():
 
 def test_one_of_several_is_dropped():
     slow = Slow()
-    ahead = Ahead(slow)
-    ahead.begin(["step", "encode"])
+    ahead = Ahead[str]()
+    ahead.begin(["step", "encode"], slow)
     slow.wait_for(2)
     slow.may.set()
     ahead.drop(["encode", "decode"])
