@@ -257,19 +257,19 @@ def text(found: dict[str, Any]) -> str:
             cells = [_cell(row, base, d, stage) for d in durations]
             if any(cells):
                 lines.append(f"| {row['name']} {row['type']} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "### memory and loading",
-        "",
-        "| engine | load, warm | " + " | ".join(f"peak at {d} s" for d in durations) + " |",
-    ]
-    lines.append("|---" * (len(durations) + 2) + "|")
-    for row in rows:
-        if row["peak_mb"]:
-            load = "-" if row["load_seconds"] is None else f"{row['load_seconds']:.2f} s"
-            peaks = [f"{row['peak_mb'][d]:,.0f} MB" if d in row["peak_mb"] else "-" for d in durations]
-            lines.append(f"| {row['name']} | {load} | " + " | ".join(peaks) + " |")
-    return "\n".join(lines[1:]) + "\n"
+    return "\n".join((*lines[1:], *_memory(rows, durations))) + "\n"
+
+
+def _memory(rows: Sequence[dict[str, Any]], durations: Sequence[str]) -> list[str]:
+    """Nothing where it was left out."""
+    measured = [row for row in rows if row["peak_mb"]]
+    columns = ("engine", "load, warm", *(f"peak at {d} s" for d in durations))
+    lines = ["", "### memory and loading", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in measured:
+        load = "-" if row["load_seconds"] is None else f"{row['load_seconds']:.2f} s"
+        peaks = [f"{row['peak_mb'][d]:,.0f} MB" if d in row["peak_mb"] else "-" for d in durations]
+        lines.append(f"| {row['name']} | {load} | " + " | ".join(peaks) + " |")
+    return lines if measured else []
 
 
 def _cell(row: dict[str, Any], base: dict[str, Any], duration: str, stage: str) -> str:

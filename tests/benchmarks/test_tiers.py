@@ -48,6 +48,10 @@ def test_every_engine_does_the_same_work_on_the_processor(monkeypatch: pytest.Mo
     assert kept[-1] == found
     said = tiers.text(found)
     assert "| onnx exact fp32 | " in said and said.count("1.00x") >= 5
+    assert "memory" not in said, "it was left out"
+    found["entries"][2] |= {"peak_mb": {"1": 1234.5}, "load_seconds": 2.0}
+    last = "| engine | load, warm | peak at 1 s |\n|---|---|---|\n| onnx exact | 2.00 s | 1,234 MB |\n"
+    assert tiers.text(found).endswith(last)
 
 
 def test_nothing_to_compare(golden: Path):
