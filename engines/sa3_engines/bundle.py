@@ -166,14 +166,17 @@ class Unchanged:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def holds_graphs(folder: Path) -> bool:
+    return folder.is_dir() and any((*folder.glob("*.onnx"), *folder.glob("*.xml")))
+
+
 def load(folder: Path) -> Bundle:
     """The manifest alone."""
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as e:
-        graphs = folder.is_dir() and any((*folder.glob("*.onnx"), *folder.glob("*.xml")))
-        what = "is unfinished: there are graphs and" if graphs else "is not a bundle: there is"
+        what = "is unfinished: there are graphs and" if holds_graphs(folder) else "is not a bundle: there is"
         raise BundleError(f"{folder} {what} no {MANIFEST}; export it with sa3-export") from e
     except OSError as e:
         raise BundleError(f"{path} cannot be read: {e.strerror}") from e

@@ -93,16 +93,12 @@ def _missing(source: Source, backend: str) -> str:
     if not source.bundles:
         if source.folder is None:
             return "random weights are graphs only once exported"
-        return f"{source.folder} is no bundle{_without_manifest(source.folder)}"
+        graphs = f": there are graphs and no {MANIFEST}" if bundle.holds_graphs(source.folder) else ""
+        return f"{source.folder} is no bundle{graphs}"
     if (folder := exported(source, backend)) is not None:
         return f"{folder} was exported from another {_changed(source, folder, bundle.load(folder))}"
     folder = source.bundles[0]
     return f"{folder} was exported for {', '.join(bundle.load(folder).backends)}"
-
-
-def _without_manifest(folder: Path) -> str:
-    graphs = any((folder / f"{graph}.onnx").exists() for graph in GRAPHS)
-    return f": there are graphs and no {MANIFEST}" if graphs else ""
 
 
 def to_run(source: Source, target: str, precision: str) -> str:

@@ -41,8 +41,8 @@ _NAMES = {hint: kind for kind, hint in HINTS.items()}
 # Of every length, kernels that were made for it are kept: 2 MB for a step of `small`, for thousands of lengths unless
 # told otherwise. So many operations of a graph are those of some three lengths.
 KEPT = "64"
-SAYING_NOTHING = ("Exception from", "Check '", "FrontEnd API failed", "Loading input model")  # of an error's lines
 _OF_ONEDNN = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"  # which keeps them once more
+SAYING_NOTHING = ("Exception from", "Check '", "FrontEnd API failed", "Loading input model")  # of an error's lines
 
 
 @cache
