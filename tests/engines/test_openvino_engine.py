@@ -366,9 +366,7 @@ def test_a_graph_that_is_none(tmp_path: Path):
 def test_a_bundle_without_its_manifest_is_told_for_what_it_is(exported: Source):
     assert exported.folder is not None
     (exported.folder / "manifest.json").unlink()
-    with pytest.raises(
-        BackendUnavailable, match=r"no bundle: there are graphs and no manifest\.json; run: sa3-export"
-    ):
+    with pytest.raises(BackendUnavailable, match=r"no bundle: there are graphs and no manifest\.json; run: sa3-export"):
         selection.open_engine(models.from_folder(exported.folder), "openvino")
 
 
